@@ -1,0 +1,301 @@
+"""The replicated state: what a committed command does, and what a reader sees.
+
+Deterministic: the same commands in the same order give the same state on every node, so nothing here knows of
+roles, epochs, time or chance. One interface: `check` before a command enters the log, `apply` once it is
+committed, `get` and `find` for readers, `view` and `restore` for snapshots, `take_changes` for the store.
+
+A command is msgpack [session, seq, done, op, args…] (README, "Clients").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import msgpack
+from sortedcontainers import SortedList
+
+KEY_MOST_BYTES = 1024
+VALUE_MOST_BYTES = 1024 * 1024
+SESSIONS_MOST = 10_000
+SESSION_RESULTS_MOST = 256
+RANGE_MOST = 10_000
+RANGE_MOST_BYTES = 1024 * 1024
+
+
+class Result(NamedTuple):
+    """What a command or a query answers: status 0 and a value, or a code and a map with a text."""
+
+    status: int | str
+    value: Any
+
+
+class Row(NamedTuple):
+    value: bytes
+    revision: int
+
+
+class BadCommand(ValueError):
+    """A command that must not enter the log; `code` is the answer's status."""
+
+    def __init__(self, code: str, text: str):
+        super().__init__(text)
+        self.code = code
+
+
+@dataclass(slots=True)
+class Session:
+    """Exactly-once table of one client: `seq` is the last one applied, `used` the index that used it last."""
+
+    seq: int = 0
+    used: int = 0
+    results: dict[int, Result] = field(default_factory=dict)
+
+    def pack(self) -> bytes:
+        rows = [[seq, result.status, result.value] for seq, result in self.results.items()]
+        packed: bytes = msgpack.packb([self.seq, self.used, rows])
+        return packed
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Session:
+        seq, used, rows = msgpack.unpackb(data)
+        return cls(seq, used, {number: Result(status, value) for number, status, value in rows})
+
+
+class Changes(NamedTuple):
+    """What changed since the last `take_changes`, for the store's tables; None is a deletion."""
+
+    applied: int
+    revision: int
+    hash: int
+    rows: dict[bytes, Row | None]
+    sessions: dict[int, bytes | None]
+
+
+class View:
+    """The state as it was at one index, read out piece by piece while writes go on.
+
+    Copy on write: a row about to change is put aside in `_kept` first, so that a view costs one list of keys
+    and the rows that change while it is open.
+    """
+
+    def __init__(self, state: State):
+        self.revision, self.hash = state.revision, state.hash
+        self._sessions = {number: session.pack() for number, session in state.sessions.items()}
+        self._keys = list(state.rows)
+        self._rows = state.rows
+        self._kept: dict[bytes, Row | None] = {}
+
+    def keep(self, key: bytes) -> None:
+        self._kept.setdefault(key, self._rows.get(key))
+
+    def items(self) -> Iterator[list[Any]]:
+        """[id, packed] of each session, then [key, value, revision] of each key."""
+        for number, packed in self._sessions.items():
+            yield [number, packed]
+        for key in self._keys:
+            row = self._kept[key] if key in self._kept else self._rows[key]
+            assert row is not None, "a view lists only keys that were there"
+            yield [key, row.value, row.revision]
+
+
+# op: (types of its arguments), beside the three numbers in front.
+_OPS: dict[str, tuple[type, ...]] = {
+    "open": (),
+    "close": (int,),
+    "put": (bytes, bytes),
+    "del": (bytes,),
+    "cas": (bytes, int, bytes),
+}
+
+
+def decode(command: bytes) -> tuple[int, int, int, str, list[Any]]:
+    """Splits a command into session, seq, done, op, args. Raises BadCommand, saying what is wrong."""
+    try:
+        parts = msgpack.unpackb(command, raw=False, strict_map_key=True)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise BadCommand("bad_request", f"the command is not msgpack: {error}") from None
+    match parts:
+        case [int(session), int(seq), int(done), str(op), *args] if op in _OPS:
+            pass
+        case _:
+            raise BadCommand("bad_request", f"a command is [session, seq, done, op, args…], op one of {', '.join(_OPS)}")
+    types = _OPS[op]
+    if len(args) != len(types) or not all(type(a) is t for a, t in zip(args, types, strict=True)):
+        raise BadCommand("bad_request", f"{op} takes {', '.join(t.__name__ for t in types) or 'no arguments'}")
+    return session, seq, done, op, args
+
+
+class State:
+    """Invariants: `revision` rises by one for each command that changes a key, and only then; `keys` is `rows`
+    sorted; `hash` is the exclusive-or over all rows, so it does not depend on the order of writing."""
+
+    def __init__(self) -> None:
+        self.applied = 0
+        self.revision = 0
+        self.hash = 0
+        self.rows: dict[bytes, Row] = {}
+        self.keys = SortedList()
+        self.sessions: dict[int, Session] = {}  # least recently used first
+        self.view: View | None = None  # at most one snapshot is read out at a time
+        self._changed_rows: set[bytes] = set()
+        self._changed_sessions: set[int] = set()
+
+    # --- Commands ---
+
+    def check(self, command: bytes) -> None:
+        """Raises BadCommand when the command must not enter the log. Says nothing about its outcome."""
+        session, seq, done, op, args = decode(command)
+        if op in ("put", "del", "cas"):
+            if not 1 <= len(args[0]) <= KEY_MOST_BYTES:
+                raise BadCommand(
+                    "too_large" if args[0] else "bad_request",
+                    f"key of {len(args[0])} bytes: a key has 1 to {KEY_MOST_BYTES}",
+                )
+            if op != "del" and len(args[-1]) > VALUE_MOST_BYTES:
+                raise BadCommand(
+                    "too_large", f"value of {len(args[-1])} bytes: a value has at most {VALUE_MOST_BYTES}; split it"
+                )
+        if session and not (0 <= done < seq):
+            raise BadCommand("bad_request", f"seq {seq} with done {done}: seq counts from 1, done stays below it")
+
+    def apply(self, index: int, command: bytes) -> Result:
+        """Applies the committed command of entry `index`; what it answers is the same on every node."""
+        assert index > self.applied, f"entry {index} applied twice, or out of order behind {self.applied}"
+        self.applied = index
+        number, seq, done, op, args = decode(command)
+        if number == 0:
+            return self._execute(index, op, args)
+        session = self.sessions.pop(number, None)
+        if session is None:
+            return Result("session", {"text": f"session {number} is not known or was evicted: outcome unknown"})
+        self.sessions[number] = session  # most recently used goes last
+        session.used = index
+        self._changed_sessions.add(number)
+        for old in [old for old in session.results if old <= done]:
+            del session.results[old]
+        if seq <= session.seq:
+            text = f"the result of seq {seq} is no longer kept: outcome unknown"
+            return session.results.get(seq) or Result("unknown", {"text": text})
+        if seq != session.seq + 1:
+            return Result("order", {"text": f"seq {seq} behind {session.seq}: send those between first"})
+        session.seq = seq
+        result = session.results[seq] = self._execute(index, op, args)
+        if len(session.results) > SESSION_RESULTS_MOST:
+            del session.results[min(session.results)]
+        return result
+
+    def skip(self, index: int) -> None:
+        """Entry `index` is committed and changes nothing here (barrier, member list)."""
+        assert index > self.applied
+        self.applied = index
+
+    def _execute(self, index: int, op: str, args: list[Any]) -> Result:
+        if op == "put":
+            return Result(0, self._write(args[0], args[1]))
+        if op == "del":
+            return Result(0, self._write(args[0], None) if args[0] in self.rows else 0)
+        if op == "cas":
+            key, expected, value = args
+            row = self.rows.get(key)
+            found = row.revision if row else 0
+            if found != expected:
+                text = f"the key is at revision {found}, not {expected}"
+                return Result("compare", {"text": text, "revision": found})
+            return Result(0, self._write(key, value))
+        if op == "open":
+            if len(self.sessions) >= SESSIONS_MOST:
+                self._drop_session(next(iter(self.sessions)))
+            self.sessions[index] = Session(used=index)
+            self._changed_sessions.add(index)
+            return Result(0, index)
+        assert op == "close", op
+        self._drop_session(args[0])
+        return Result(0, None)
+
+    def _drop_session(self, number: int) -> None:
+        if self.sessions.pop(number, None):
+            self._changed_sessions.add(number)
+
+    def _write(self, key: bytes, value: bytes | None) -> int:
+        """Sets or deletes a key; returns the new revision."""
+        if self.view:
+            self.view.keep(key)
+        self.revision += 1
+        old = self.rows.get(key)
+        if old:
+            self.hash ^= _row_hash(key, old)
+        if value is None:
+            del self.rows[key]
+            self.keys.remove(key)
+        else:
+            row = self.rows[key] = Row(value, self.revision)
+            self.hash ^= _row_hash(key, row)
+            if not old:
+                self.keys.add(key)
+        self._changed_rows.add(key)
+        return self.revision
+
+    # --- Readers ---
+
+    def query(self, op: object, args: list[Any]) -> Result:
+        """Answers "get" [key] with [value, revision] or None, and "range" [prefix, limit] with a list of
+        [key, value, revision], cut at RANGE_MOST rows and RANGE_MOST_BYTES."""
+        match op, args:
+            case "get", [bytes(key)]:
+                row = self.rows.get(key)
+                return Result(0, [row.value, row.revision] if row else None)
+            case "range", [bytes(prefix), int(limit)]:
+                return Result(0, self._range(prefix, min(limit, RANGE_MOST)))
+        return Result("bad_request", {"text": "a query is get [key] or range [prefix, limit]"})
+
+    def _range(self, prefix: bytes, limit: int) -> list[list[Any]]:
+        found: list[list[Any]] = []
+        size = 0
+        for key in self.keys.irange(prefix):
+            if len(found) >= limit or size > RANGE_MOST_BYTES or not key.startswith(prefix):
+                break
+            row = self.rows[key]
+            found.append([key, row.value, row.revision])
+            size += len(key) + len(row.value)
+        return found
+
+    # --- Snapshots and the store ---
+
+    def open_view(self) -> View:
+        """Starts reading the state out; replaces a view that is still open."""
+        self.view = View(self)
+        return self.view
+
+    def restore(
+        self, applied: int, revision: int, state_hash: int, rows: dict[bytes, Row], sessions: dict[int, bytes]
+    ) -> None:
+        """Replaces everything. Raises ValueError when the hash does not fit the rows."""
+        computed = 0
+        for key, row in rows.items():
+            computed ^= _row_hash(key, row)
+        if computed != state_hash:
+            raise ValueError(f"state hash {computed:016x} of {len(rows)} rows, expected {state_hash:016x}")
+        self.applied, self.revision, self.hash = applied, revision, state_hash
+        self.rows, self.keys, self.view = rows, SortedList(rows), None
+        unpacked = ((number, Session.unpack(data)) for number, data in sessions.items())
+        self.sessions = dict(sorted(unpacked, key=lambda item: item[1].used))
+        self._changed_rows.clear()
+        self._changed_sessions.clear()
+
+    def take_changes(self) -> Changes:
+        """What the store's tables lack; the caller saves it in one transaction or dies."""
+        rows = {key: self.rows.get(key) for key in self._changed_rows}
+        sessions = {n: s.pack() if (s := self.sessions.get(n)) else None for n in self._changed_sessions}
+        self._changed_rows, self._changed_sessions = set(), set()
+        return Changes(self.applied, self.revision, self.hash, rows, sessions)
+
+
+def _row_hash(key: bytes, row: Row) -> int:
+    digest = blake2b(digest_size=8)
+    digest.update(b"%d %d " % (len(key), row.revision))
+    digest.update(key)
+    digest.update(row.value)
+    return int.from_bytes(digest.digest(), "big")
