@@ -20,7 +20,7 @@ class Position(NamedTuple):
     """How far a log goes. Logs compare by the epoch of the last entry first, then by its index (Raft 5.4.1)."""
 
     epoch: Epoch
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
 
 
 NO_EPOCH = Epoch(0, "")
@@ -59,7 +59,7 @@ class Kind(IntEnum):
 
 
 class Entry(NamedTuple):
-    index: int
+    index: int  # type: ignore[assignment]  # as above
     epoch: Epoch
     kind: int
     data: bytes

@@ -121,7 +121,8 @@ def decode(command: bytes) -> tuple[int, int, int, str, list[Any]]:
         case [int(session), int(seq), int(done), str(op), *args] if op in _OPS:
             pass
         case _:
-            raise BadCommand("bad_request", f"a command is [session, seq, done, op, args…], op one of {', '.join(_OPS)}")
+            ops = ", ".join(_OPS)
+            raise BadCommand("bad_request", f"a command is [session, seq, done, op, args…], op one of {ops}")
     types = _OPS[op]
     if len(args) != len(types) or not all(type(a) is t for a, t in zip(args, types, strict=True)):
         raise BadCommand("bad_request", f"{op} takes {', '.join(t.__name__ for t in types) or 'no arguments'}")

@@ -1,0 +1,169 @@
+"""What this member holds: promise, log, commit index and state. Every durable change goes through here.
+
+Each change is made in memory at once and noted in the Save of the turn, so that memory is never behind the disk
+and nothing leaves the node before the disk has caught up. Invariants: the promise only rises; commit <= last;
+applied <= commit; nothing at or below the commit index is ever cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from .entries import Log
+from .message import NO_EPOCH, Entry, Epoch, Kind, Member, Message, Position
+from .ready import Ready, Save
+from .snapshot import Snapshot
+from .state import Result, State
+
+FLUSH_ENTRIES = 2_000  # state tables trail the log by at most about this much: what a start replays
+FLUSH_MS = 1_000
+KEEP_ENTRIES = 20_000  # entries kept behind the state for backups that fell behind
+KEEP_SLACK = 2_000
+
+
+class Recovered(NamedTuple):
+    """What the store gave back at the start of this process."""
+
+    member: Member
+    starts: int  # this start included
+    promise: Epoch
+    log: Log
+    commit: int
+    state: State  # at its own applied index, at most `commit`
+    remembers: dict[str, tuple[int, str]]
+
+
+class Local:
+    def __init__(self, recovered: Recovered, life: str, nodes: Sequence[str]):
+        self.member = recovered.member
+        self.life = life
+        self.nodes = tuple(sorted(nodes))
+        self.starts = recovered.starts
+        self.promise = recovered.promise
+        self.log = recovered.log
+        self.state = recovered.state
+        self.remembers = recovered.remembers
+        # After a restart the state is replayed up to the saved commit index, never past it.
+        self.commit = self.state.applied
+        self._save = Save()
+        self._flushed_ms = 0
+        self._flushed_index = self.state.applied
+        self.ready = Ready()
+        self.advance(recovered.commit)
+
+    @property
+    def store(self) -> str:
+        return self.member.store
+
+    @property
+    def listed(self) -> bool:
+        """Whether this store votes under the ruling list."""
+        return self.log.members is not None and self.store in self.log.members.stores
+
+    @property
+    def voters(self) -> tuple[str, ...]:
+        """Stores of the ruling list; empty before the founding."""
+        return self.log.members.stores if self.log.members else ()
+
+    def peers(self) -> list[str]:
+        """Every other node worth talking to: those that Corosync names and those that vote."""
+        listed = {member.node for member in self.log.members.members} if self.log.members else set()
+        return sorted((set(self.nodes) | listed) - {self.member.node})
+
+    # --- Changes ---
+
+    def promise_epoch(self, epoch: Epoch) -> None:
+        """Refuse everything older than `epoch` from now on. The number rises: first come for a number."""
+        assert epoch.number > self.promise.number, f"promise {epoch} after {self.promise}"
+        self.promise = self._save.promise = epoch
+
+    def append(self, entries: Iterable[Entry]) -> None:
+        added = list(entries)
+        self.log.append(added)
+        self._save.entries += added
+
+    def merge(self, prev: Position, entries: Sequence[Entry]) -> int | None:
+        """Makes the log equal the sender's up to the last of `entries`, which follow `prev` there.
+
+        Returns that index, or None when `prev` is not here (a gap). Cuts only at a conflicting entry in hand, in
+        the transaction that appends its replacement (Raft 5.3), never at or below the commit index.
+        """
+        if prev.index > self.log.last.index or (prev.index > self.commit and not self.log.has(prev)):
+            return None
+        for offset, entry in enumerate(entries):
+            if entry.index <= self.log.base.index:
+                continue
+            if entry.index <= self.log.last.index:
+                if self.log.position(entry.index).epoch == entry.epoch:
+                    continue
+                assert entry.index > self.commit, f"entry {entry.index} conflicts below commit {self.commit}"
+                self.log.truncate(entry.index)
+                self._save.truncate(entry.index)
+            self.append(entries[offset:])
+            break
+        return entries[-1].index if entries else prev.index
+
+    def advance(self, commit: int) -> list[tuple[int, Result]]:
+        """Raises the commit index and applies up to it; returns what each command answered."""
+        assert commit <= self.log.last.index, f"commit {commit} behind the log's end {self.log.last.index}"
+        results: list[tuple[int, Result]] = []
+        for index in range(self.commit + 1, commit + 1):
+            entry = self.log.entry(index)
+            if entry.kind == Kind.COMMAND:
+                results.append((index, self.state.apply(index, entry.data)))
+            else:
+                self.state.skip(index)
+        self.commit = max(self.commit, commit)
+        assert self.state.applied == self.commit
+        return results
+
+    def install(self, snapshot: Snapshot) -> None:
+        """Replaces the state by a snapshot above the commit index, in one transaction. Raises ValueError when
+        the snapshot's own hash does not fit, and has changed nothing then."""
+        at = snapshot.at
+        assert at.index > self.commit, f"snapshot at {at.index} is not above commit {self.commit}"
+        fresh = State()
+        fresh.restore(at.index, snapshot.revision, snapshot.hash, snapshot.rows, snapshot.sessions)
+        suffix = self.log.reset(at, snapshot.members)
+        self._save.install(snapshot, list(suffix))
+        self.state, self.commit, self._flushed_index = fresh, at.index, at.index
+
+    def remember(self, store: str, starts: int, life: str) -> None:
+        """A store's start count, so that an older copy of it is recognised."""
+        if self.remembers.get(store) != (starts, life):
+            self.remembers[store] = self._save.remembers[store] = (starts, life)
+
+    # --- Effects ---
+
+    def send(self, node: str, message: Message) -> None:
+        self.ready.send.append((node, message))
+
+    def event(self, text: str) -> None:
+        self.ready.events.append(text)
+
+    def take_ready(self, now_ms: int) -> Ready:
+        """Everything wanted since the last call."""
+        self._flush(now_ms)
+        ready, self.ready = self.ready, Ready()
+        if self._save.needed:
+            ready.save, self._save = self._save, Save()
+            ready.save.commit = self.commit
+        return ready
+
+    def _flush(self, now_ms: int) -> None:
+        """The state tables follow the log in strides; then old entries can go."""
+        behind = self.state.applied - self._flushed_index
+        if not behind or (behind < FLUSH_ENTRIES and now_ms - self._flushed_ms < FLUSH_MS):
+            return
+        self._flushed_ms, self._flushed_index = now_ms, self.state.applied
+        self._save.changes = self.state.take_changes()
+        keep_from = self.state.applied - KEEP_ENTRIES
+        if keep_from > self.log.base.index + KEEP_SLACK:
+            self.log.compact(keep_from)
+            self._save.compact_to = keep_from
+
+
+def blank(member: Member) -> Recovered:
+    """A store that was just created."""
+    return Recovered(member, 1, NO_EPOCH, Log(), 0, State(), {})

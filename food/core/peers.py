@@ -1,0 +1,141 @@
+"""What this node knows of the others from asking them all the time, and what promotion score follows from it.
+
+A score is a hint to the cluster manager: a wrong one costs availability, never an acknowledged write.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from . import quorum
+from .local import Local
+from .message import START, Answer, Ask, Member
+
+ASK_MS = 250
+ROUNDS_KEPT = 64
+
+SCORE_PRIMARY = 1000  # larger than any difference among backups: the role does not wander
+SCORE_IN_SYNC = 100
+SCORE_ELIGIBLE = 10
+
+HOLD_MS = 1_000  # a better score must be deserved for this long; doubles with every loss, so nothing flaps
+HOLD_MOST_MS = 60_000
+
+
+class Heard(NamedTuple):
+    member: Member
+    answer: Answer
+    at_ms: int  # when the question was asked: the round trip is that recent
+
+
+class Peers:
+    def __init__(self, local: Local):
+        self._local = local
+        self.round = 0
+        self._asked_ms: dict[int, int] = {}  # round: when
+        self.heard: dict[str, Heard] = {}  # by store
+
+    def ask(self, now_ms: int) -> int:
+        """Asks every other node; returns the round's number."""
+        self.round += 1
+        self._asked_ms[self.round] = now_ms
+        self._asked_ms.pop(self.round - ROUNDS_KEPT, None)
+        for node in self._local.peers():
+            self._local.send(node, Ask(self._local.life, self.round))
+        return self.round
+
+    def tick(self, now_ms: int) -> None:
+        if now_ms - self._asked_ms.get(self.round, now_ms - ASK_MS) >= ASK_MS:
+            self.ask(now_ms)
+
+    def on_answer(self, sender: Member, answer: Answer) -> str | None:
+        """Returns a reason why this store must not be used any more, or None."""
+        asked_ms = self._asked_ms.get(answer.round)
+        if asked_ms is None or answer.life != self._local.life:
+            return None
+        self.heard[sender.store] = Heard(sender, answer, asked_ms)
+        for store in [s for s, h in self.heard.items() if h.member.node == sender.node and s != sender.store]:
+            del self.heard[store]  # a node has one store at a time
+        self._local.remember(sender.store, answer.starts, answer.own_life)
+        if answer.remembers is None:
+            return None
+        starts, life = answer.remembers
+        if starts > self._local.starts or (starts == self._local.starts and life != self._local.life):
+            return (
+                f"this store was rolled back or copied: {sender.node} saw its start {starts}, "
+                f"this process is start {self._local.starts}"
+            )
+        return None
+
+    def recent(self, now_ms: int, most_ms: int) -> dict[str, Heard]:
+        """Those whose round trip is at most `most_ms` old."""
+        return {store: heard for store, heard in self.heard.items() if now_ms - heard.at_ms <= most_ms}
+
+
+class Wish(NamedTuple):
+    """The promotion score this node should have, and why; None: it must not be promoted.
+
+    `unless_alone`: give the score up only while another node shows one.
+    """
+
+    score: int | None
+    why: str
+    unless_alone: bool = False
+
+
+def backup_wish(local: Local, peers: Peers, in_sync: bool, now_ms: int, isolation_ms: int) -> Wish:
+    """Eligible = listed, newest list known, a majority answers round trips. Being in sync only adds points."""
+    recent = peers.recent(now_ms, isolation_ms)
+    if local.log.members is None:
+        return _founding_wish(local, recent)
+    members = local.log.members
+    if not local.listed:
+        return Wish(None, f"learner: this store is not in member list {members.number}")
+    newer = next((h for h in recent.values() if h.answer.list_number > members.number), None)
+    if newer:
+        return Wish(None, f"catching up: {newer.member.node} knows a newer member list")
+    if not quorum.holds(members.stores, {local.store, *recent}):
+        silent = [m.node for m in members.members if m.store not in recent and m.store != local.store]
+        return Wish(None, f"isolated: no answer from {', '.join(silent)}")
+    return Wish(SCORE_IN_SYNC, "in sync") if in_sync else Wish(SCORE_ELIGIBLE, "catching up")
+
+
+def _founding_wish(local: Local, recent: dict[str, Heard]) -> Wish:
+    """Before the founding: a candidate needs every node, empty and of one mind about who the nodes are."""
+    founded = next((h.member.node for h in recent.values() if h.answer.last != START), None)
+    if founded:
+        return Wish(None, f"empty: waiting for the log from {founded}")
+    missing = sorted(set(local.nodes) - {local.member.node} - {h.member.node for h in recent.values()})
+    if missing:
+        return Wish(None, f"first start needs every node once: awaiting {', '.join(missing)}")
+    other = next((h for h in recent.values() if h.answer.nodes != local.nodes), None)
+    if other:
+        return Wish(None, f"first start: {other.member.node} has another node list ({', '.join(other.answer.nodes)})")
+    return Wish(SCORE_ELIGIBLE, "ready for the first start")
+
+
+class Scores:
+    """Hysteresis: a score is lowered at once and raised only when it was deserved for a while."""
+
+    def __init__(self) -> None:
+        self.wish = Wish(None, "starting")
+        self._better: tuple[Wish, int] | None = None  # a better one, deserved since
+        self._hold_ms = 0  # the first score of a process comes at once
+        self._raised_ms = 0
+
+    def update(self, wish: Wish, now_ms: int, at_once: bool) -> None:
+        """`at_once`: a role changed, which is not a measurement that may flap."""
+        if wish.score == self.wish.score and wish.unless_alone == self.wish.unless_alone:
+            self.wish, self._better = wish, None
+        elif at_once or (wish.score or -1) < (self.wish.score or -1):
+            if self.wish.score is not None and wish.score is None and not at_once:
+                flapping = now_ms - self._raised_ms < HOLD_MOST_MS
+                self._hold_ms = min(max(self._hold_ms * 2, HOLD_MS), HOLD_MOST_MS) if flapping else HOLD_MS
+            self.wish, self._better = wish, None
+        elif self._better is None or self._better[0].score != wish.score:
+            self._better = (wish, now_ms)
+        if self._better and now_ms - self._better[1] >= self._hold(wish):
+            self.wish, self._better, self._raised_ms = wish, None, now_ms
+
+    def _hold(self, wish: Wish) -> int:
+        return self._hold_ms if self.wish.score is None else HOLD_MS

@@ -1,0 +1,385 @@
+"""One member of the cluster: the roles, and which message goes where.
+
+The parent that branches; what a role does is in the file named after it (following, promotion, leading). Only the
+cluster manager changes roles, through `promote` and `demote`; a backup never promotes itself.
+
+    backup ──promote──> candidate (Promotion: asking, sealing) ──won──> leading ──barrier committed──> primary
+       ^                    │ failed, outbid, demoted                        │ demoted, superseded, timed out
+       └────────────────────┴────────────────────────────────────────────────┘
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .following import Following
+from .leading import Leading
+from .local import Local
+from .message import (
+    Ack,
+    Answer,
+    Append,
+    Ask,
+    Chunk,
+    Epoch,
+    Fetch,
+    FetchChunk,
+    Heartbeat,
+    Member,
+    Message,
+    Range,
+    Refused,
+    Seal,
+    Sealed,
+)
+from .peers import SCORE_PRIMARY, Peers, Scores, Wish, backup_wish
+from .promotion import Promotion
+from .ready import Ready
+from .snapshot import Source
+from .state import Result
+
+RANGE_MOST_BYTES = 512 * 1024
+IN_SYNC_MS = 1_000  # a backup is in sync while it was level with the primary this recently
+RENEW_MS = 2_000
+
+
+class StoreUnusable(Exception):
+    """This store must not vote any more (a copy, or rolled back); the text says why."""
+
+
+class Replica:
+    """`step`, `tick` and the orders take messages and time in; `ready` gives the effects out."""
+
+    def __init__(self, local: Local, isolation_ms: int, now_ms: int):
+        self.local = local
+        self.isolation_ms = isolation_ms
+        self.peers = Peers(local)
+        self.scores = Scores()
+        self.following: Following | None = None
+        self.promotion: Promotion | None = None
+        self.leading: Leading | None = None
+        self.failure: str | None = None  # why the last promote failed, or why the leadership was lost
+        self.ordered = False  # the cluster manager promoted us and has not demoted us
+        self.expected: str | None = None  # node that will be primary, if the manager told us
+        self._promote_deadline_ms = 0
+        self._drain_until_ms: int | None = None
+        self._level_ms: int | None = None  # when we were last level with a primary
+        self._source: Source | None = None
+        self._refused: set[str] = set()  # one refusal a sender and turn
+        self._role = "backup"
+        self.since_ms = now_ms
+
+    @property
+    def role(self) -> str:
+        if self.leading and self.leading.serving:
+            return "primary"
+        return "candidate" if self.leading or self.promotion else "backup"
+
+    @property
+    def deposed(self) -> bool:
+        """The manager believes us promoted, and we are not."""
+        return self.ordered and not self.leading and not self.promotion
+
+    @property
+    def wish(self) -> Wish:
+        return self.scores.wish
+
+    # --- Orders of the cluster manager ---
+
+    def promote(self, now_ms: int, deadline_ms: int) -> None:
+        """Try to lead until `deadline_ms`; `role` or `failure` tells the outcome."""
+        self.failure = None
+        self.ordered = True
+        self._drain_until_ms = None
+        if self.leading:
+            self.leading.draining = False
+        elif not self.promotion:
+            self._promote_deadline_ms = deadline_ms
+            self.promotion = Promotion(self.local, self.peers.ask(now_ms), now_ms, deadline_ms)
+            self._after_promotion(now_ms)
+
+    def demote(self, now_ms: int, drain_ms: int) -> None:
+        """Stop leading; writes in flight get `drain_ms` to commit. Done once `role` is backup."""
+        self.ordered = False
+        self.failure = None
+        if self.promotion:
+            self._give_up(None)
+        elif self.leading:
+            self.leading.draining = True
+            alone = now_ms - self.leading.contact_ms(now_ms) > self.isolation_ms
+            self._drain_until_ms = now_ms if alone else now_ms + drain_ms
+
+    # --- Clients ---
+
+    def propose(self, whose: object, command: bytes) -> None:
+        if self.leading:
+            self.leading.propose(whose, command)
+        else:
+            self._not_primary(whose)
+
+    def read(self, whose: object, op: object, args: list[Any], now_ms: int) -> None:
+        if self.leading:
+            self.leading.read(whose, op, args, now_ms)
+        else:
+            self._not_primary(whose)
+
+    def read_stale(self, whose: object, op: object, args: list[Any]) -> None:
+        self.local.ready.answers.append((whose, self.local.state.query(op, args)))
+
+    def _not_primary(self, whose: object) -> None:
+        text = f"{self.local.member.node} is not the primary"
+        self.local.ready.answers.append((whose, Result("not_primary", {"text": text})))
+
+    # --- Messages ---
+
+    def step(self, sender: Member, message: Message, now_ms: int) -> None:
+        """Takes one message of another node."""
+        if sender.store == self.local.store:
+            return
+        match message:
+            case Ask():
+                self._answer(sender, message, now_ms)
+            case Answer():
+                if unusable := self.peers.on_answer(sender, message):
+                    raise StoreUnusable(unusable)
+                if self.promotion:
+                    self.promotion.on_answer(sender, message, now_ms)
+                    self._after_promotion(now_ms)
+            case Seal():
+                self._on_seal(sender, message.epoch)
+            case Sealed():
+                if self.promotion:
+                    self.promotion.on_sealed(sender, message, now_ms)
+                    self._after_promotion(now_ms)
+            case Refused():
+                self._on_refused(sender, message, now_ms)
+            case Append() | Heartbeat():
+                if following := self._follow(sender, message.epoch, now_ms):
+                    if isinstance(message, Append):
+                        following.on_append(message, now_ms)
+                    else:
+                        following.on_heartbeat(message, now_ms)
+                    if not following.behind:
+                        self._level_ms = now_ms
+            case Range() | Chunk():
+                self._on_fetched(sender, message, now_ms)
+            case Ack():
+                if self.leading and message.epoch == self.leading.epoch:
+                    self.leading.on_ack(sender.store, message, now_ms)
+            case Fetch() | FetchChunk():
+                self._serve_fetch(sender, message)
+
+    def _answer(self, sender: Member, ask: Ask, now_ms: int) -> None:
+        local = self.local
+        matched = self.leading is not None or (self.following is not None and not self.following.behind)
+        local.send(
+            sender.node,
+            Answer(
+                life=ask.life,
+                round=ask.round,
+                promise=local.promise,
+                last=local.log.last,
+                commit=local.commit,
+                list_number=local.log.members.number if local.log.members else 0,
+                nodes=local.nodes,
+                role=self.role,
+                score=self.wish.score,
+                matched=matched,
+                since_ms=now_ms - self.since_ms,
+                starts=local.starts,
+                own_life=local.life,
+                remembers=local.remembers.get(sender.store),
+            ),
+        )
+
+    def _on_seal(self, sender: Member, epoch: Epoch) -> None:
+        """Promise, durably, to refuse older epochs. Step down first; the answer leaves after the save."""
+        local = self.local
+        if epoch.candidate != sender.store:
+            return None
+        if epoch != local.promise:
+            if epoch.number <= local.promise.number:
+                return self._refuse(sender)
+            self._give_up(f"superseded by {sender.node} in epoch {epoch.number}")
+            self.following = None
+            local.promise_epoch(epoch)
+            local.event(f"epoch {epoch.number}: promised to {sender.node}")
+        number = local.log.members.number if local.log.members else 0
+        local.send(sender.node, Sealed(epoch, local.log.last, number, local.nodes))
+        return None
+
+    def _refuse(self, sender: Member) -> None:
+        if sender.store not in self._refused:
+            self._refused.add(sender.store)
+            self.local.send(sender.node, Refused(self.local.promise, self.following is not None))
+
+    def _on_refused(self, sender: Member, refused: Refused, now_ms: int) -> None:
+        if self.promotion:
+            self.promotion.on_refused(refused, now_ms)
+        leading = self.leading
+        if not leading or refused.promise.number < leading.epoch.number:
+            return
+        if refused.led:
+            self._give_up(f"superseded: {sender.node} follows a primary of epoch {refused.promise.number}")
+        elif leading.serving and not leading.draining and self._well_connected(now_ms):
+            # A member that promised a failed candidate would stay out for good. A majority heard us just now, so
+            # nobody else can have sealed a majority: outbid the dead promise with a new epoch of our own.
+            self.local.event(f"epoch {leading.epoch.number}: renewing, {sender.node} promised a candidate that failed")
+            leading.end()
+            self.leading = None
+            self._promote_deadline_ms = now_ms + RENEW_MS
+            self.promotion = Promotion(self.local, self.peers.ask(now_ms), now_ms, self._promote_deadline_ms)
+
+    def _well_connected(self, now_ms: int) -> bool:
+        return self.leading is not None and now_ms - self.leading.contact_ms(now_ms) < self.isolation_ms // 2
+
+    def _follow(self, sender: Member, epoch: Epoch, now_ms: int) -> Following | None:
+        """The Following of this epoch, begun if it is new; None when the sender was refused or ignored."""
+        local = self.local
+        if epoch.candidate != sender.store:
+            return None
+        if epoch != local.promise:
+            if epoch.number <= local.promise.number:
+                self._refuse(sender)
+                return None
+            # Whoever publishes in an epoch has sealed it with a majority: promise it too.
+            self._give_up(f"superseded by {sender.node} in epoch {epoch.number}")
+            self.following = None
+            local.promise_epoch(epoch)
+        if self.following is None:
+            self.following = Following(local, sender, epoch, now_ms)
+            local.event(f"epoch {epoch.number}: following {sender.node} from {self.following.matched}")
+        assert self.following.epoch == epoch
+        return self.following
+
+    def _on_fetched(self, sender: Member, message: Range | Chunk, now_ms: int) -> None:
+        if message.epoch != self.local.promise:
+            return  # late, of an older epoch
+        if self.following and self.following.primary == sender:
+            if isinstance(message, Range):
+                self.following.on_append(message, now_ms)
+            else:
+                self.following.on_chunk(message, now_ms)
+        elif self.promotion:
+            if isinstance(message, Range):
+                self.promotion.on_range(sender, message, now_ms)
+            else:
+                self.promotion.on_chunk(sender, message, now_ms)
+            self._after_promotion(now_ms)
+
+    def _serve_fetch(self, sender: Member, message: Fetch | FetchChunk) -> None:
+        """Gives a piece of the log, or of a snapshot where the log was compacted away."""
+        local = self.local
+        if message.epoch != local.promise:
+            return self._refuse(sender)
+        log = local.log
+        if isinstance(message, Fetch) and log.base.index <= message.after <= log.last.index:
+            entries = log.after(message.after, RANGE_MOST_BYTES)
+            return local.send(sender.node, Range(message.epoch, log.position(message.after), entries, local.commit))
+        if isinstance(message, Fetch):
+            if message.after > log.last.index or not local.commit:
+                return None
+            self._source = self._open_source()
+            number = 0
+        else:
+            number = message.number
+            if self._source is None or self._source.at != message.at:
+                self._source = self._open_source()  # the one asked for is gone: begin a new one
+                number = 0
+        if chunk := self._source.chunk(message.epoch, number):
+            local.send(sender.node, chunk)
+        return None
+
+    def _open_source(self) -> Source:
+        local = self.local
+        members = local.log.members_at(local.commit)
+        assert members is not None, "what was committed was founded"
+        return Source(local.log.position(local.commit), members, local.state.open_view())
+
+    # --- Promotion's outcome ---
+
+    def _after_promotion(self, now_ms: int) -> None:
+        promotion, local = self.promotion, self.local
+        if promotion is None:
+            return
+        if promotion.epoch:
+            self.following = None  # promised to ourselves: nobody else's appends count now
+        if promotion.failed:
+            self._give_up(promotion.failed)
+        elif promotion.won:
+            assert promotion.epoch is not None and promotion.epoch == local.promise
+            self.promotion = None
+            self.leading = Leading(local, promotion.epoch, promotion.founding, now_ms)
+            local.event(f"epoch {promotion.epoch.number}: sealed, barrier at {self.leading.barrier}")
+
+    def _give_up(self, why: str | None) -> None:
+        """Ends promotion or leadership for good."""
+        if self.leading:
+            self.leading.end()
+        if self.leading or self.promotion:
+            self.failure = why
+            if why:
+                self.local.event(f"no longer {self.role}: {why}")
+        self.leading, self.promotion, self._drain_until_ms = None, None, None
+
+    # --- Time and effects ---
+
+    def tick(self, now_ms: int) -> None:
+        """Time passes. After a pause the waiting messages go first."""
+        self.peers.tick(now_ms)
+        if self.promotion:
+            self.promotion.tick(now_ms)
+            self._after_promotion(now_ms)
+        if self.leading:
+            self._tick_leading(self.leading, now_ms)
+        self._judge(now_ms)
+
+    def _tick_leading(self, leading: Leading, now_ms: int) -> None:
+        if not leading.serving and now_ms >= self._promote_deadline_ms:
+            self._give_up("no majority confirmed the barrier in the time given")
+        elif self._drain_until_ms is not None and (not leading.pending or now_ms >= self._drain_until_ms):
+            self._give_up(None)
+
+    def _judge(self, now_ms: int) -> None:
+        """Which promotion score belongs to the situation."""
+        role = self.role
+        if role != self._role:
+            self.local.event(f"role: {self._role} -> {role} in epoch {self.local.promise.number}")
+        changed, self._role = role != self._role, role
+        if changed:
+            self.since_ms = now_ms
+        if self.deposed:
+            return self.scores.update(Wish(None, self.failure or "superseded"), now_ms, at_once=True)
+        if self.leading and not self.leading.draining:
+            if now_ms - self.leading.contact_ms(now_ms) > self.isolation_ms:
+                wish = Wish(None, "isolated: no majority answers over food's links", unless_alone=True)
+                return self.scores.update(wish, now_ms, at_once=False)
+            return self.scores.update(Wish(SCORE_PRIMARY, "primary"), now_ms, at_once=changed)
+        if role == "candidate":
+            return None  # keep the score that made us a candidate
+        wish = backup_wish(self.local, self.peers, self._in_sync(now_ms), now_ms, self.isolation_ms)
+        return self.scores.update(wish, now_ms, at_once=changed)
+
+    def _in_sync(self, now_ms: int) -> bool:
+        """Level with the primary; without one, with the best log among those that answer."""
+        if self.following and now_ms - self.following.heard_ms <= self.isolation_ms:
+            return self._level_ms is not None and now_ms - self._level_ms <= IN_SYNC_MS
+        recent = self.peers.recent(now_ms, self.isolation_ms)
+        return all(heard.answer.last <= self.local.log.last for heard in recent.values())
+
+    def ready(self, now_ms: int) -> Ready:
+        """Ends the turn's steps; what is to be done now. Call `saved` once a Save is durable, then again."""
+        if self.leading:
+            self.leading.finish_turn(now_ms)
+        if self.following:
+            self.following.finish_turn()
+        self._refused.clear()
+        return self.local.take_ready(now_ms)
+
+    def saved(self, now_ms: int) -> None:
+        """The last Ready's Save is durable."""
+        if self.promotion:
+            self.promotion.on_saved(now_ms)
+            self._after_promotion(now_ms)
+        elif self.leading:
+            self.leading.on_saved(now_ms)
