@@ -161,7 +161,9 @@ class Local:
         keep_from = self.state.applied - KEEP_ENTRIES
         if keep_from > self.log.base.index + KEEP_SLACK:
             self.log.compact(keep_from)
-            self._save.compact_to = keep_from
+            members = self.log.members_at(keep_from)
+            assert members is not None, "what was committed was founded"
+            self._save.compact = (self.log.base, members)
 
 
 def blank(member: Member) -> Recovered:

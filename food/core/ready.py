@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .message import Entry, Epoch, Message
+from .message import Entry, Epoch, MemberList, Message, Position
 from .snapshot import Snapshot
 from .state import Changes, Result
 
@@ -22,7 +22,7 @@ class Save:
     promise: Epoch | None = None
     remembers: dict[str, tuple[int, str]] = field(default_factory=dict)  # store: (starts, life)
     changes: Changes | None = None  # the state tables catch up with these
-    compact_to: int | None = None  # drop entries up to this index, `changes` included
+    compact: tuple[Position, MemberList] | None = None  # drop entries up to this position; the list that ruled there
     commit: int = 0  # rides along; never worth a transaction of its own
 
     @property
@@ -34,7 +34,7 @@ class Save:
             or self.snapshot
             or self.remembers
             or self.truncate_from is not None
-            or self.compact_to is not None
+            or self.compact
         )
 
     def truncate(self, index: int) -> None:
@@ -45,7 +45,7 @@ class Save:
     def install(self, snapshot: Snapshot, suffix: list[Entry]) -> None:
         """The log is `suffix` behind the snapshot; what was to be saved of log and state before is void."""
         self.snapshot, self.truncate_from, self.entries = snapshot, None, suffix
-        self.changes, self.compact_to = None, None
+        self.changes, self.compact = None, None
 
 
 @dataclass(slots=True)
