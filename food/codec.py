@@ -51,6 +51,8 @@ def _unique(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
     found = dict(items)
     if len(found) != len(items):
         raise BadFrame(f"a map has a key twice among its {len(items)}")
+    if any(type(key) not in (str, bytes) for key in found):  # strict_map_key is not enough in that form
+        raise BadFrame("a map's keys are str or bytes")
     return found
 
 
