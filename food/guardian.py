@@ -1,0 +1,681 @@
+"""The guardian: the daemon's parent, and the only one that talks to Pacemaker and Corosync.
+
+One loop over one poll object; nothing in it may wait, for the watchdog and the handling of a death go on while a tool
+hangs. What to do is decided in watch.py; here are the descriptors, the processes and the files. Small, root, without pyzmq
+and msgpack: it must start quickly and survive what the daemon does not.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import pwd
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+
+from food import __version__, locks, pacemaker, settings, watch
+from food.children import Owner, Tool, describe, environment, python_command, start_daemon
+from food.journal import JOURNAL_SOCKET, LOG_DIRECTORY, SYSLOG_SOCKET, Journal, log_file
+
+EXIT_OK = 0
+EXIT_GENERIC = 1
+EXIT_ARGUMENTS = 2
+EXIT_PERMISSION = 4
+EXIT_INSTALLED = 5
+
+PACKET_MOST_BYTES = 64 * 1024
+PACKETS_A_TURN = 64
+UNSENT_MOST = 256  # packets kept for a daemon that does not read; more, and it is as good as dead
+TOOL_LIMIT_S = 3.0
+TOOLS_AT_ONCE = 8  # only a stop runs more than one
+OVERSLEPT_S = 0.2
+REASON_MOST_BYTES = 1000
+NEEDED_MODULES = ("zmq", "msgpack", "sortedcontainers")
+PACKAGE_HINT = "python3-zmq, python3-msgpack and python3-sortedcontainers on Debian"
+
+
+class Refused(Exception):
+    """Why the guardian does not start, with the exit status that the agent hands on."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class NodeBook:
+    """Corosync's nodes and their numeric addresses, from the tools' answers."""
+
+    def __init__(self, node: str | None, address: str | None) -> None:
+        self.node = node
+        self._own_address = address
+        self._listed: list[pacemaker.Node] = []
+        self._resolved: dict[str, str] = {}
+        self._text = ""
+
+    def listed(self, output: str) -> None:
+        found = pacemaker.read_node_list(output)
+        text = repr([(node.name, node.address) for node in found])
+        if text != self._text:
+            self._text = text
+            self._resolved.clear()  # a changed list may come with changed names
+        self._listed = found
+        if self.node is None:
+            self.node = next((node.name for node in found if node.local), None)
+
+    def unresolved(self) -> list[str]:
+        addresses = [node.address for node in self._listed]
+        return [name for name in addresses if not settings.is_numeric_address(name) and name not in self._resolved]
+
+    def resolved(self, name: str, address: str) -> None:
+        self._resolved[name] = address
+
+    def nodes(self) -> dict[str, str] | None:
+        """Name to address, None while something is missing."""
+        if self.node is None or not self._listed or self.unresolved():
+            return None
+        found = {node.name: self._resolved.get(node.address, node.address) for node in self._listed}
+        if self._own_address:
+            found[self.node] = self._own_address
+        return found
+
+
+class Guardian:
+    def __init__(self, raw: dict[str, str], config: dict[str, object], foreground: bool) -> None:
+        self.raw: dict[str, object] = dict(raw)
+        self.config = config
+        self.settings = settings.settle(self.raw, config)
+        self.resource = str(self.settings["id"])
+        self.run_dir = str(self.settings["run_dir"])
+        self.owner = find_owner(str(self.settings["user"]))
+        node, address = self.settings["node"], self.settings["address"]
+        self.book = NodeBook(str(node) if node else None, str(address) if address else None)
+        self.foreground = foreground
+        self.journal: Journal | None = None
+        self.watch = watch.Watch(time.monotonic(), int(self.settings["watchdog_ms"] or 0))
+        self.poller = select.poll()
+        self.tools: list[tuple[watch.Job, Tool]] = []
+        self.resolving: tuple[str, Tool] | None = None
+        self.master = True  # crm_master is there
+        self.daemon_pid = 0
+        self.pipe: socket.socket | None = None
+        self.daemon_errors = -1
+        self.last_complaint = ""
+        self.killed = False
+        self.asked_to_end = False
+        self.greeted = False
+        self.sent_nodes: dict[str, str] = {}
+        self.unsent: list[bytes] = []
+        self.known_attributes: list[str] = []
+        self.wakeup, self.wakeup_end = -1, -1
+        self.stop_asked = False
+
+    # Start
+
+    def prepare(self) -> None:
+        """Directories, log, guardian.lock. Raises Refused."""
+        if self.owner.uid is not None and not os.path.isdir(os.path.dirname(self.run_dir)):
+            os.makedirs(os.path.dirname(self.run_dir), 0o755, exist_ok=True)
+        own_directory(self.run_dir, 0o750, self.owner)
+        own_directory(str(self.settings["data_dir"]), 0o700, self.owner)
+        prepare_log(self.resource, self.owner)
+        self.journal = Journal(self.resource, "guardian", str(self.settings["log_level"]), foreground=self.foreground)
+        try:
+            self.guardian_lock = locks.take(f"{self.run_dir}/{locks.GUARDIAN_LOCK}")
+        except locks.Held as held:
+            raise Refused(EXIT_GENERIC, f"food is already running: {held}") from None
+        locks.sign(self.guardian_lock, os.getpid())
+        self.known_attributes = self.read_attribute_names()
+        self.watch.attributes_believed = dict.fromkeys(self.known_attributes, watch.UNKNOWN)
+
+    def launch(self) -> None:
+        """The daemon, with its lock and its end of the pipe; our copies are closed, so that its death frees them."""
+        for name in ("reason", "demoted"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{self.run_dir}/{name}")
+        try:
+            lock = locks.take(f"{self.run_dir}/{locks.DAEMON_LOCK}")
+        except locks.Held as held:
+            raise Refused(EXIT_GENERIC, f"another food daemon still runs: {held}; stop the resource first") from None
+        self.pipe, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.pipe.setblocking(False)
+        self.daemon_errors, errors_end = os.pipe()
+        os.set_blocking(self.daemon_errors, False)
+        argv = [*self.daemon_command(), "--guardian-fd", str(theirs.fileno()), "--lock-fd", str(lock)]
+        stderr = 2 if self.foreground else errors_end
+        self.daemon_pid = start_daemon(argv, self.owner, theirs.fileno(), lock, stderr)
+        theirs.close()
+        os.close(lock)
+        os.close(errors_end)
+        self.poller.register(self.pipe, select.POLLIN)
+        self.poller.register(self.daemon_errors, select.POLLIN)
+        self.say("info", f"started the daemon as process {self.daemon_pid}, user {self.owner.name}")
+
+    def daemon_command(self) -> list[str]:
+        program = self.settings["daemon"]
+        if program is None:
+            # Not the file's path: that would put the package's own directory first on the module search path.
+            parent = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+            code = f"import sys; sys.path.insert(0, {parent!r}); from food.daemon import main; sys.exit(main())"
+            return [*python_command(), "-c", code]
+        return [*python_command(), str(program)] if str(program).endswith(".py") else [str(program)]
+
+    # The loop
+
+    def run(self) -> int:
+        self.listen_to_signals()
+        self.launch()
+        self.detach()
+        return self.loop()
+
+    def loop(self) -> int:
+        now = time.monotonic()
+        self.act(now)
+        while not self.watch.finished(now):
+            timeout_ms = max(0, self.wake_at(now) - now) * 1000 + 1
+            ready = self.poller.poll(timeout_ms)
+            late_s = time.monotonic() - now - timeout_ms / 1000
+            now = time.monotonic()
+            if late_s > OVERSLEPT_S:
+                self.watch.overslept(late_s)
+            self.hear({descriptor for descriptor, _ in ready}, now)
+            self.act(now)
+        self.say("info", "the guardian ends" + (f": {self.watch.reason}" if self.watch.reason else ""))
+        return EXIT_OK if self.stop_asked else EXIT_GENERIC
+
+    def wake_at(self, now: float) -> float:
+        deadlines = [tool.deadline for _, tool in self.tools]
+        if self.resolving:
+            deadlines.append(self.resolving[1].deadline)
+        return min([self.watch.wake_at(now), *deadlines])
+
+    def hear(self, ready: set[int], now: float) -> None:
+        """Everything that came in, the daemon's packets first: beats that waited count before the watchdog looks."""
+        if self.pipe is not None and self.pipe.fileno() in ready:
+            self.hear_daemon(now)
+        if self.daemon_errors in ready:
+            self.hear_complaints()
+        for tool in self.all_tools():
+            if tool.output in ready or tool.errors in ready:
+                tool.read()
+        if self.wakeup in ready:
+            self.hear_signals(now)
+        self.reap(now)
+
+    def act(self, now: float) -> None:
+        """Carry out what the watch decides."""
+        verdict = self.watch.condemned(now)
+        if verdict and not self.killed:
+            self.say("error", f"{verdict}: killing it")
+            self.watch.killed(verdict)
+            self.kill_daemon()
+        if self.watch.awaits_role_move() and os.path.exists(f"{self.run_dir}/demoted"):
+            self.say("info", "Pacemaker has demoted the dead daemon")
+            self.watch.role_moved(now)
+        if self.watch.phase == "stopping" and not self.asked_to_end:
+            self.asked_to_end = True
+            self.signal_daemon(signal.SIGTERM)
+        self.end_late_tools(now)
+        self.run_tools(now)
+        self.flush()
+
+    # The daemon
+
+    def hear_daemon(self, now: float) -> None:
+        assert self.pipe is not None
+        for _ in range(PACKETS_A_TURN):
+            try:
+                packet = self.pipe.recv(PACKET_MOST_BYTES + 1)
+            except BlockingIOError:
+                return
+            except OSError:
+                packet = b""
+            if not packet:  # the daemon's end is closed: its death follows
+                self.poller.unregister(self.pipe)
+                self.pipe.close()
+                self.pipe = None
+                return
+            try:
+                self.take_packet(packet, now)
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                self.say("error", f"a packet of the daemon's is not understood ({error!r}): {packet[:200]!r}")
+
+    def take_packet(self, packet: bytes, now: float) -> None:
+        if len(packet) > PACKET_MOST_BYTES:
+            raise ValueError(f"longer than {PACKET_MOST_BYTES} bytes")
+        message = json.loads(packet)
+        if "beat" in message:
+            self.watch.beat(now)
+        if "role" in message:
+            self.watch.role_is(str(message["role"]), now)
+        if "exiting" in message:
+            self.watch.exiting(str(message["exiting"]))
+        if "settings" in message:
+            self.reload(dict(message["settings"]))
+        if "order" in message:
+            self.take_order(message, now)
+
+    def take_order(self, message: dict[str, object], now: float) -> None:
+        order = message["order"]
+        if not isinstance(order, int):
+            raise ValueError("order is not a number")
+        why = str(message.get("why", ""))
+        if "score" in message:
+            score = message["score"]
+            if score is not None and not isinstance(score, int):
+                raise ValueError("score is not a number")
+            self.watch.order_score(order, score, why, bool(message.get("unless_alone")), now)
+        elif "attributes" in message:
+            attributes = message["attributes"]
+            if not isinstance(attributes, dict):
+                raise ValueError("attributes is not a map")
+            texts = {str(name): None if text is None else str(text) for name, text in attributes.items()}
+            self.keep_attribute_names(texts)
+            self.watch.order_attributes(order, texts, now)
+        elif "fail" in message:
+            reason = str(message["fail"])
+            self.write_reason(reason)
+            self.watch.order_fail(order, reason, now)
+        else:
+            raise ValueError("an order for nothing")
+
+    def reload(self, raw: dict[str, object]) -> None:
+        """New values from the agent, through the daemon; a parameter that is unset falls back to the file's value."""
+        changed = {**self.raw, **{name: raw.get(name) for name in settings.RELOADABLE}}
+        changed = {name: str(value) if value is not None else "" for name, value in changed.items()}
+        try:
+            settled = settings.settle(changed, self.config)
+        except settings.BadSetting as error:
+            self.say("error", f"the new parameters are not taken over: {error}")
+            return
+        before, self.settings, self.raw = self.settings, settled, changed
+        self.watch.watchdog_ms = int(settled["watchdog_ms"] or 0)
+        if self.journal:
+            self.journal.set_level(str(settled["log_level"]))
+        names = [name for name in settings.RELOADABLE if before[name] != settled[name]]
+        self.say("notice", "parameters reloaded: " + (", ".join(f"{n}={settled[n]}" for n in names) or "no change"))
+        self.send({"settings": self.settings})
+
+    def greet(self) -> None:
+        """The first packet, as soon as the nodes are known; later ones when they change."""
+        nodes = self.book.nodes()
+        if nodes is None or nodes == self.sent_nodes:
+            return
+        if self.book.node not in nodes:
+            self.watch.exiting(f"this node, {self.book.node}, is not in Corosync's node list ({', '.join(nodes)})")
+            self.kill_daemon()
+            return
+        self.watch.node, self.watch.nodes = str(self.book.node), sorted(nodes)
+        if self.greeted:
+            self.say("notice", f"Corosync's node list changed: {nodes}")
+            self.send({"nodes": nodes})
+        else:
+            self.greeted = True
+            self.send({"hello": {"settings": self.settings, "node": self.book.node, "nodes": nodes}})
+        self.sent_nodes = nodes
+
+    def send(self, message: dict[str, object]) -> None:
+        if self.pipe is not None and len(self.unsent) < UNSENT_MOST:
+            self.unsent.append(json.dumps(message, separators=(",", ":")).encode())
+
+    def flush(self) -> None:
+        for order, error in self.watch.answers:
+            self.send({"done": order, "error": error})
+        self.watch.answers.clear()
+        for level, text in self.watch.log:
+            self.say(level, text)
+        self.watch.log.clear()
+        while self.unsent and self.pipe is not None:
+            try:
+                self.pipe.send(self.unsent[0])
+            except BlockingIOError:
+                break
+            except OSError:
+                self.unsent.clear()
+                break
+            self.unsent.pop(0)
+        if self.pipe is not None:
+            self.poller.modify(self.pipe, select.POLLIN | (select.POLLOUT if self.unsent else 0))
+
+    def hear_complaints(self) -> None:
+        """The daemon's standard error: a traceback's last line says best what it died of."""
+        while True:
+            try:
+                chunk = os.read(self.daemon_errors, 65536)
+            except BlockingIOError:
+                return
+            if not chunk:
+                self.poller.unregister(self.daemon_errors)
+                os.close(self.daemon_errors)
+                self.daemon_errors = -1
+                return
+            for line in chunk.decode(errors="replace").splitlines():
+                if line.strip():
+                    self.last_complaint = line.strip()
+                    self.say("warning", f"the daemon says: {line}")
+
+    def kill_daemon(self) -> None:
+        self.killed = True
+        self.signal_daemon(signal.SIGKILL)
+
+    def signal_daemon(self, number: int) -> None:
+        if self.daemon_pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.daemon_pid, number)
+
+    def daemon_died(self, status: int, now: float) -> None:
+        self.daemon_pid = 0
+        if self.pipe is not None:
+            self.hear_daemon(now)  # its last words: role, reason
+        if self.daemon_errors >= 0:
+            self.hear_complaints()
+        text = describe(status) + (f": {self.last_complaint}" if self.last_complaint else "")
+        self.watch.died(text, now)
+        if self.watch.reason:
+            self.write_reason(self.watch.reason)
+        for job, tool in list(self.tools):
+            if job.kind not in ("delete_score", "fail") and not self.stop_asked:
+                self.drop_tool(job, tool)  # nothing may stand before taking the score away
+
+    # Tools
+
+    def all_tools(self) -> list[Tool]:
+        return [tool for _, tool in self.tools] + ([self.resolving[1]] if self.resolving else [])
+
+    def run_tools(self, now: float) -> None:
+        while len(self.tools) < TOOLS_AT_ONCE:
+            job = self.watch.next_job(now, bool(self.tools))
+            if job is None:
+                return
+            tool = self.start_tool(self.command(job), now)
+            self.tools.append((job, tool))
+            if tool.status is not None:  # could not even be run
+                self.tool_ended(job, tool, now)
+
+    def command(self, job: watch.Job) -> pacemaker.Argv:
+        node = str(self.book.node)
+        if job.kind == "set_score":
+            assert isinstance(job.value, int)
+            return pacemaker.set_score(self.resource, node, job.value, master=self.master)
+        if job.kind == "set_attribute":
+            return pacemaker.set_attribute(node, job.name, str(job.value))
+        return {
+            "delete_score": lambda: pacemaker.delete_score(self.resource, node, master=self.master),
+            "get_score": lambda: pacemaker.get_score(self.resource, node),
+            "get_other": lambda: pacemaker.get_score(self.resource, job.name),
+            "delete_attribute": lambda: pacemaker.delete_attribute(node, job.name),
+            "get_attribute": lambda: pacemaker.get_attribute(node, job.name),
+            "fail": lambda: pacemaker.fail(self.resource, node),
+            "nodes": pacemaker.node_list,
+        }[job.kind]()
+
+    def start_tool(self, argv: pacemaker.Argv, now: float) -> Tool:
+        tool = Tool(argv, now + TOOL_LIMIT_S)
+        self.poller.register(tool.output, select.POLLIN)
+        self.poller.register(tool.errors, select.POLLIN)
+        return tool
+
+    def end_late_tools(self, now: float) -> None:
+        for tool in self.all_tools():
+            if now >= tool.deadline:
+                tool.kill()  # reaped like any other
+                tool.deadline = now + TOOL_LIMIT_S
+
+    def reap(self, now: float) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == self.daemon_pid:
+                self.daemon_died(status, now)
+                continue
+            if self.resolving and self.resolving[1].pid == pid:
+                self.resolving[1].status = os.waitstatus_to_exitcode(status)
+                self.name_resolved(now)
+            for job, tool in list(self.tools):
+                if tool.pid == pid:
+                    tool.status = os.waitstatus_to_exitcode(status)
+                    self.tool_ended(job, tool, now)
+
+    def forget_tool(self, tool: Tool) -> None:
+        self.poller.unregister(tool.output)
+        self.poller.unregister(tool.errors)
+        tool.close()
+
+    def drop_tool(self, job: watch.Job, tool: Tool) -> None:
+        tool.kill()
+        self.tools.remove((job, tool))
+        self.forget_tool(tool)
+        self.watch.dropped(job)
+
+    def tool_ended(self, job: watch.Job, tool: Tool, now: float) -> None:
+        tool.read()
+        status = tool.status if tool.status is not None else EXIT_GENERIC
+        self.tools.remove((job, tool))
+        self.forget_tool(tool)
+        output, errors = tool.texts()
+        if status == pacemaker.EXIT_NOT_FOUND and job.kind in ("set_score", "delete_score") and self.master:
+            self.say("notice", "crm_master is missing: using crm_attribute --promotion")
+            self.master = False
+        text = f"{self.command(job)[0]}: {tool_error(status, errors)}"
+        worked, value = read_answer(job, status, output)
+        if job.kind == "nodes" and worked:
+            self.book.listed(output)
+            self.resolve_next(now)
+            self.greet()
+            worked = self.greeted or bool(self.book.unresolved())
+            text = f"no usable node list from Corosync for node {self.book.node or 'unknown'}"
+        self.watch.done(job, worked, value, text, now)
+
+    def resolve_next(self, now: float) -> None:
+        names = self.book.unresolved()
+        if names and self.resolving is None:
+            self.resolving = (names[0], self.start_tool(pacemaker.resolve(names[0]), now))
+
+    def name_resolved(self, now: float) -> None:
+        assert self.resolving is not None
+        name, tool = self.resolving
+        self.resolving = None
+        tool.read()
+        self.forget_tool(tool)
+        address = pacemaker.read_resolved(tool.texts()[0]) if tool.status == 0 else None
+        if address is None:
+            self.say("warning", f"Corosync's node address {name!r} cannot be resolved; trying again")
+            return
+        self.book.resolved(name, address)
+        self.resolve_next(now)
+        self.greet()
+
+    # Files, log, signals
+
+    def write_reason(self, text: str) -> None:
+        """For the monitor that finds the daemon gone; whole or not at all."""
+        temporary = f"{self.run_dir}/reason.new"
+        with contextlib.suppress(OSError):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+            os.write(descriptor, text.encode(errors="replace")[:REASON_MOST_BYTES])
+            os.close(descriptor)
+            os.rename(temporary, f"{self.run_dir}/reason")
+
+    def read_attribute_names(self) -> list[str]:
+        """Names that this guardian or one killed before it wrote: what a stop has to remove."""
+        try:
+            with open(f"{self.run_dir}/attributes", encoding="utf-8") as file:
+                return [line for line in file.read(PACKET_MOST_BYTES).splitlines() if line][: watch.ATTRIBUTES_MOST]
+        except OSError:
+            return []
+
+    def keep_attribute_names(self, attributes: dict[str, str | None]) -> None:
+        new = [name for name in attributes if name not in self.known_attributes]
+        if not new:
+            return
+        self.known_attributes += new
+        descriptor = os.open(f"{self.run_dir}/attributes", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
+        os.write(descriptor, "\n".join(self.known_attributes).encode())
+        os.close(descriptor)
+
+    def say(self, level: str, text: str) -> None:
+        if self.journal:
+            self.journal.log(level, text)
+
+    def detach(self) -> None:
+        """From here on errors go to the log: whoever started us reads standard error to its end."""
+        if self.foreground:
+            return
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(null, descriptor)
+        os.close(null)
+
+    def listen_to_signals(self) -> None:
+        self.wakeup, self.wakeup_end = os.pipe()
+        os.set_blocking(self.wakeup, False)
+        os.set_blocking(self.wakeup_end, False)
+        signal.set_wakeup_fd(self.wakeup_end, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        self.poller.register(self.wakeup, select.POLLIN)
+
+    def hear_signals(self, now: float) -> None:
+        with contextlib.suppress(BlockingIOError):
+            numbers = os.read(self.wakeup, 4096)
+            if signal.SIGTERM in numbers or signal.SIGINT in numbers:
+                self.stop_asked = True
+                self.watch.terminate(now)
+
+    # Without a daemon
+
+    def clear(self) -> int:
+        """Remove score and attributes that a guardian which was killed left behind."""
+        self.listen_to_signals()
+        self.watch.daemon_lives = False
+        self.stop_asked = True
+        self.watch.terminate(time.monotonic())
+        self.asked_to_end = True
+        if self.book.node is None:
+            self.book.node = os.uname().nodename
+        return self.loop()
+
+
+def read_answer(job: watch.Job, status: int, output: str) -> tuple[bool, object]:
+    if job.kind in ("get_score", "get_other"):
+        return pacemaker.read_score(status, output)
+    if job.kind == "get_attribute":
+        return pacemaker.read_attribute(status, output)
+    # Deleting what is not there has done its work.
+    gone = job.kind.startswith("delete") and status == pacemaker.EXIT_NO_SUCH
+    return status == pacemaker.EXIT_OK or gone, None
+
+
+def tool_error(status: int, errors: str) -> str:
+    if status == -signal.SIGKILL:
+        return f"no answer within {TOOL_LIMIT_S:.0f} s"
+    return errors.strip().split("\n")[-1] or f"exit status {status}"
+
+
+def find_owner(name: str) -> Owner:
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        raise Refused(EXIT_INSTALLED, f"user {name!r} does not exist: run deploy/install, or set `user`") from None
+    if os.geteuid() != 0:
+        if entry.pw_uid != os.geteuid():
+            raise Refused(EXIT_PERMISSION, f"must be root to run the daemon as user {name!r}")
+        return Owner(name, None, None)
+    return Owner(name, entry.pw_uid, entry.pw_gid)
+
+
+def own_directory(path: str, mode: int, owner: Owner) -> None:
+    """A directory of the owner's. One that has contents of somebody else's is refused rather than taken over."""
+    try:
+        os.makedirs(path, mode, exist_ok=True)
+        state = os.stat(path)
+        if owner.uid is None or owner.gid is None:
+            return
+        if state.st_uid != owner.uid:
+            if os.listdir(path) and state.st_uid != 0:
+                raise Refused(EXIT_PERMISSION, f"{path} belongs to another user: chown -R {owner.name} {path}")
+            os.chown(path, owner.uid, owner.gid)
+        os.chmod(path, mode)
+    except OSError as error:
+        raise Refused(EXIT_PERMISSION, f"directory {path} cannot be made ready: {error.strerror}") from None
+
+
+def prepare_log(resource: str, owner: Owner) -> None:
+    """Where there is neither journal nor syslog, a file that the daemon's user may append to."""
+    if any(os.path.exists(path) for path in (JOURNAL_SOCKET, SYSLOG_SOCKET)):
+        return
+    with contextlib.suppress(OSError):
+        os.makedirs(LOG_DIRECTORY, 0o755, exist_ok=True)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(log_file(resource), flags, 0o640)
+        if owner.uid is not None and owner.gid is not None:
+            os.fchown(descriptor, owner.uid, owner.gid)
+        os.close(descriptor)
+
+
+def check_installed() -> None:
+    missing = [name for name in NEEDED_MODULES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise Refused(EXIT_INSTALLED, f"{sys.executable} lacks {', '.join(missing)}: install {PACKAGE_HINT}")
+
+
+def read_config_file(path: str | None) -> dict[str, object]:
+    if not path:
+        return {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            return settings.read_config(file.read())
+    except (OSError, UnicodeDecodeError) as error:
+        raise settings.BadSetting(f"configuration file {path} cannot be read: {error}") from None
+
+
+SWITCHES = {"foreground", "check", "clear", "version", "help"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    if not __debug__:
+        print("food does not run under python -O: its assertions guard the data", file=sys.stderr)
+        return EXIT_GENERIC
+    try:
+        raw, switches = settings.read_arguments(sys.argv[1:] if argv is None else argv)
+        for switch in switches - SWITCHES:
+            raise settings.BadSetting(f"--{switch} is not an option; --help lists them")
+        if switches & {"version", "help"}:
+            print(f"food {__version__}" if "version" in switches else settings.usage())
+            return EXIT_OK
+        return serve(raw, switches)
+    except settings.BadSetting as error:
+        print(error, file=sys.stderr)
+        return EXIT_ARGUMENTS
+    except Refused as refused:
+        print(refused, file=sys.stderr)
+        return refused.status
+
+
+def serve(raw: dict[str, str], switches: set[str]) -> int:
+    config = read_config_file(raw.get("config"))
+    os.environ.update(PATH=environment(os.environ)["PATH"])  # posix_spawnp searches here
+    if "clear" in switches:
+        # A stop must come through whatever the parameters are: only what clearing needs is looked at.
+        raw = {name: raw[name] for name in ("id", "node", "run_dir") if name in raw}
+        return Guardian({**raw, "user": pwd.getpwuid(os.geteuid()).pw_name}, {}, True).clear()
+    check_installed()
+    guardian = Guardian(raw, config, "foreground" in switches)
+    if "check" in switches:
+        return EXIT_OK
+    guardian.prepare()
+    return guardian.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""The two locks of a node's food: one says that the guardian runs, one that the daemon does.
+
+flock, because it belongs to the open file and not to the process: the guardian takes the daemon's lock and hands it
+over by letting the daemon inherit the descriptor. The holder's pid stands inside, for whoever has to kill it.
+"""
+
+import contextlib
+import fcntl
+import os
+import time
+
+GUARDIAN_LOCK = "guardian.lock"
+DAEMON_LOCK = "daemon.lock"
+# Looking whether a lock is held means to take it shared for a moment: try again before believing that it is held.
+TAKE_PATIENCE_S = 0.2
+TAKE_PAUSE_S = 0.01
+
+
+class Held(Exception):
+    """Somebody else holds the lock; `pid` as written inside, 0 if nothing is."""
+
+    def __init__(self, path: str, pid: int) -> None:
+        super().__init__(f"{path} is held by process {pid or 'unknown'}")
+        self.pid = pid
+
+
+def take(path: str) -> int:
+    """The lock's descriptor, locked. Raises Held. Never follows a link: the directory may belong to the food user."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    give_up = time.monotonic() + TAKE_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                pid = _read_pid(descriptor)
+                os.close(descriptor)
+                raise Held(path, pid) from None
+        time.sleep(TAKE_PAUSE_S)
+
+
+def sign(descriptor: int, pid: int) -> None:
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, b"%d\n" % pid, 0)
+
+
+def holder(path: str) -> int | None:
+    """The pid in a held lock (0 where none is written yet), None where nobody holds it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _read_pid(descriptor)
+    else:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _read_pid(descriptor: int) -> int:
+    with contextlib.suppress(ValueError):
+        return int(os.pread(descriptor, 32, 0))
+    return 0
