@@ -1,0 +1,367 @@
+"""`foodctl`: what operators and scripts type. Words and exit codes are here; requests are food/client.py's."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .bench import CLIENTS_MOST, Figures, bench
+from .calls import CompareFailed, FoodError, OutcomeUnknown, Unavailable, show
+from .client import RANGE_LIMIT, TIMEOUT_S, Client, Status, default_endpoints, split_endpoints
+
+EXIT_CODES = """\
+exit codes:
+  0   done
+  1   get: no such key; status: nobody is primary
+  2   wrong usage
+  3   no primary answered in time; nothing was changed
+  4   outcome unknown: the write took effect once, or not at all
+  5   put --if-revision: the key is at another revision
+  6   refused (too large, malformed), or an answer that was not understood
+  130 interrupted; a write under way has an unknown outcome
+"""
+NOT_THERE, USAGE, UNAVAILABLE, UNKNOWN, COMPARE, REFUSED, INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(argv)
+    try:
+        code: int = options.run(options)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return _fail(options, "interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()  # else the interpreter complains at its end
+        return 0
+    except CompareFailed as error:
+        return _fail(options, str(error), COMPARE, revision=error.revision)
+    except OutcomeUnknown as error:
+        return _fail(options, str(error), UNKNOWN)
+    except Unavailable as error:
+        return _fail(options, str(error), UNAVAILABLE)
+    except (FoodError, OSError) as error:
+        return _fail(options, str(error), REFUSED)
+    except ValueError as error:  # an endpoint that is none
+        return _fail(options, str(error), USAGE)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="foodctl",
+        description="Reads, writes and inspects the replicated state of food.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _common(top, {})
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        _common(made, {"default": argparse.SUPPRESS})  # they may stand before the command or after it
+        made.set_defaults(run=run)
+        return made
+
+    put = command("put", _put, "Sets a key.")
+    put.add_argument("key")
+    put.add_argument("value", help="- reads it from standard input")
+    put.add_argument(
+        "--if-revision", type=_count, metavar="N", help="only if the key is at this revision (0: if it is absent)"
+    )
+    get = command("get", _get, "Prints the value of a key.")
+    get.add_argument("key")
+    get.add_argument("--stale", action="store_true", help="from any node, even without a primary; may be old")
+    delete = command("del", _delete, "Deletes a key.")
+    delete.add_argument("key")
+    listing = command("list", _list, "Lists keys in order, with revision and value.")
+    listing.add_argument("prefix", nargs="?", default="")
+    listing.add_argument("--limit", type=_count, default=RANGE_LIMIT, help="(default: %(default)s)")
+    listing.add_argument("--stale", action="store_true", help="from any node, even without a primary; may be old")
+    command("status", _status, "Shows every member: role, epoch, position, lag, score, since when.")
+    measure = command("bench", _bench, "Measures writes (or reads) a second; a connection a client.")
+    measure.add_argument("--clients", type=_counts, default=[1, 64, 500], metavar="N,…", help="(default: 1,64,500)")
+    measure.add_argument("--seconds", type=_positive, default=5.0, help="for each number (default: %(default)s)")
+    measure.add_argument("--value-bytes", type=_count, default=100, help="(default: %(default)s)")
+    measure.add_argument("--reads", action="store_true", help="linearizable reads instead of writes")
+    return top
+
+
+def _common(to: argparse.ArgumentParser, suppress: dict[str, Any]) -> None:
+    to.add_argument(
+        "--endpoints",
+        metavar="HOST:PORT,…",
+        help="nodes to ask (the port is the clone's `port` + 2); default: FOOD_ENDPOINTS, else this machine's node",
+        **suppress,
+    )
+    to.add_argument("--id", help="which clone of this machine, if several run: the resource's name", **suppress)
+    to.add_argument(
+        "--timeout",
+        type=_positive,
+        metavar="SECONDS",
+        help=f"for each request (default: {TIMEOUT_S:g})",
+        **(suppress or {"default": TIMEOUT_S}),
+    )
+    to.add_argument("--output", choices=["text", "json"], **(suppress or {"default": "text"}))
+
+
+# --- Commands ---
+
+
+def _put(options: argparse.Namespace) -> int:
+    key = _bytes(options.key)
+    value = sys.stdin.buffer.read() if options.value == "-" else _bytes(options.value)
+    with _client(options) as client:
+        if options.if_revision is None:
+            revision = client.put(key, value)
+        else:
+            revision = client.cas(key, options.if_revision, value)
+    _tell(options, f"revision {revision}", {"revision": revision})
+    return 0
+
+
+def _get(options: argparse.Namespace) -> int:
+    key = _bytes(options.key)
+    with _client(options) as client:
+        row = client.get(key, stale=options.stale)
+    if row is None:
+        return _fail(options, f"{show(key)}: no such key", NOT_THERE)
+    if options.output == "json":
+        print(json.dumps({**_named("value", row.value), "revision": row.revision}))
+    else:
+        sys.stdout.buffer.write(row.value + (b"\n" if sys.stdout.isatty() else b""))
+    return 0
+
+
+def _delete(options: argparse.Namespace) -> int:
+    with _client(options) as client:
+        revision = client.delete(_bytes(options.key))
+    _tell(options, f"revision {revision}" if revision else "was absent", {"revision": revision})
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    with _client(options) as client:
+        rows = client.range(_bytes(options.prefix), options.limit, stale=options.stale)
+    if options.output == "json":
+        maps = [{**_named("key", r.key), **_named("value", r.value), "revision": r.revision} for r in rows]
+        print(json.dumps(maps))
+        return 0
+    if rows:
+        print(table(["KEY", "REVISION", "VALUE"], [[show(r.key), str(r.revision), show(r.value)] for r in rows]))
+    if len(rows) >= options.limit:
+        print(f"There may be more than these {len(rows)}: raise --limit or name a longer prefix.", file=sys.stderr)
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    with _client(options) as client:
+        status = client.status()
+    if options.output == "json":
+        print(json.dumps({"leader": status.leader, "answers": status.answers}, default=_json_bytes))
+    else:
+        print(describe(status))
+    if not any(status.answers.values()):
+        raise Unavailable("no node answered: " + ", ".join(status.answers))
+    return 0 if status.leader else NOT_THERE
+
+
+def _bench(options: argparse.Namespace) -> int:
+    def tell(figures: Figures) -> None:
+        if options.output == "text":
+            if figures.clients == options.clients[0]:
+                print(
+                    f"{'CLIENTS':>7} {figures.kind.upper() + '/S':>10} {'P50 MS':>8} {'P99 MS':>8} {'WORST':>8}  ERRORS"
+                )
+            print(
+                f"{figures.clients:>7} {figures.per_second:>10,.0f} {figures.p50_ms:>8.2f} {figures.p99_ms:>8.2f} "
+                f"{figures.worst_ms:>8.1f}  {figures.errors}",
+                flush=True,
+            )
+
+    results = bench(
+        _endpoints(options),
+        options.clients,
+        options.seconds,
+        options.value_bytes,
+        options.reads,
+        options.timeout,
+        tell,
+    )
+    if options.output == "json":
+        print(json.dumps([figures.as_map() for figures in results]))
+    for text in {text for figures in results for text in figures.error_texts}:
+        print(f"foodctl: {text}", file=sys.stderr)
+    return 0
+
+
+# --- Status in words ---
+
+
+def describe(status: Status) -> str:
+    """A line on the whole, a line for each member, and what did not answer."""
+    answers = {endpoint: answer for endpoint, answer in status.answers.items() if answer}
+    lines = [_headline(status)]
+    # The primary knows how far everybody is; without one, each node is believed about itself.
+    best = answers.get(status.leader or "") or max(answers.values(), key=_progress, default={})
+    rows: dict[str, dict[str, Any]] = {str(m.get("node")): m for m in _maps(best.get("members"))}
+    for answer in answers.values():
+        rows.setdefault(str(answer.get("node")), {}).update(
+            {name: answer[name] for name in ("role", "epoch", "last") if name in answer}
+        )
+    if rows:
+        head = ["NODE", "ROLE", "EPOCH", "POSITION", "LAG", "SCORE", "SINCE", "STATE"]
+        lines += ["", table(head, [_member(node, row) for node, row in sorted(rows.items())])]
+    silent = [endpoint for endpoint, answer in status.answers.items() if not answer]
+    if silent:
+        lines += ["", "No answer from " + ", ".join(silent) + " (stopped, cut off, or not food)."]
+    clusters = {str(answer["cluster"]) for answer in answers.values() if answer.get("cluster")}
+    if len(clusters) > 1:
+        lines += ["", "These nodes belong to different clusters: " + ", ".join(sorted(clusters)) + "."]
+    return "\n".join(lines)
+
+
+def _headline(status: Status) -> str:
+    answers = [answer for answer in status.answers.values() if answer]
+    leader = status.answers.get(status.leader or "")
+    if leader:
+        text = f"{leader.get('node')} is primary, epoch {_epoch(leader.get('epoch'))}, at {status.leader}"
+        rivals = [str(a.get("node")) for a in answers if a.get("role") == "primary" and a["node"] != leader.get("node")]
+        if rivals:
+            text += f"; {', '.join(rivals)} still claims the role of an older epoch and cannot acknowledge anything"
+        return f"{text}. Revision {leader.get('revision')}."
+    if answers:
+        return "Nobody is primary: nothing can be written. Promoting is Pacemaker's work: see crm_mon -A1."
+    return "No node answered."
+
+
+def _member(node: str, row: dict[str, Any]) -> list[str]:
+    score = row.get("score")
+    state = str(row.get("state") or "?")
+    if row.get("voting") is False:
+        state += " (no vote)"
+    return [
+        show(node.encode()),
+        str(row.get("role") or "?"),
+        _epoch(row.get("epoch")),
+        str(_index(row.get("last"), "?")),
+        "?" if row.get("lag") is None else str(row["lag"]),
+        "none" if score is None else str(score),
+        _ago(row.get("since_s")),
+        show(state.encode()),
+    ]
+
+
+def _epoch(epoch: Any) -> str:
+    """An epoch is its number, or [number, candidate]."""
+    match epoch:
+        case int(number) | [int(number), *_]:
+            return str(number)
+    return "?"
+
+
+def _index(position: Any, unknown: Any) -> Any:
+    """A position is an index, or [epoch, index]."""
+    match position:
+        case int(index) | [_, int(index)]:
+            return index
+    return unknown
+
+
+def _progress(answer: dict[str, Any]) -> tuple[int, int]:
+    epoch = _epoch(answer.get("epoch"))
+    return (int(epoch) if epoch != "?" else -1, _index(answer.get("last"), -1))
+
+
+def _ago(seconds: Any) -> str:
+    if not isinstance(seconds, (int, float)):
+        return "?"
+    whole = int(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 2 * 3600:
+        return f"{whole // 60} min"
+    if whole < 2 * 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d"
+
+
+def _maps(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+# --- Small things ---
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows])
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _client(options: argparse.Namespace) -> Client:
+    return Client(_endpoints(options), timeout_s=options.timeout)
+
+
+def _endpoints(options: argparse.Namespace) -> list[str]:
+    endpoints = split_endpoints(options.endpoints) if options.endpoints else default_endpoints(options.id)
+    if not endpoints:
+        raise ValueError("no endpoint given: name at least one node, as host:port")
+    return endpoints
+
+
+def _tell(options: argparse.Namespace, text: str, fields: dict[str, Any]) -> None:
+    print(json.dumps(fields) if options.output == "json" else text)
+
+
+def _fail(options: argparse.Namespace, text: str, code: int, **fields: Any) -> int:
+    if options.output == "json":
+        print(json.dumps({"error": text, "code": code, **fields}))
+    else:
+        print(f"foodctl: {text}", file=sys.stderr)
+    return code
+
+
+def _bytes(argument: str) -> bytes:
+    """As it was typed, valid UTF-8 or not."""
+    return argument.encode("utf-8", "surrogateescape")
+
+
+def _named(name: str, data: bytes) -> dict[str, str]:
+    """{name: text}, or {name_base64: …} for bytes that are no text."""
+    try:
+        return {name: data.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {f"{name}_base64": base64.b64encode(data).decode()}
+
+
+def _json_bytes(value: Any) -> str:
+    return show(value) if isinstance(value, bytes) else str(value)
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text}: more than 0 is expected")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text}: 0 or more is expected")
+    return value
+
+
+def _counts(text: str) -> list[int]:
+    counts = [int(part) for part in text.split(",") if part.strip()]
+    if not counts or not all(0 < count <= CLIENTS_MOST for count in counts):
+        raise argparse.ArgumentTypeError(f"{text}: numbers from 1 to {CLIENTS_MOST}, separated by commas")
+    return counts
+
+
+if __name__ == "__main__":
+    sys.exit(main())
