@@ -36,7 +36,11 @@ CREATE TABLE remembers (store TEXT PRIMARY KEY, starts INTEGER NOT NULL, life TE
 
 
 class StoreBroken(Exception):
-    """The disk failed or what is on it cannot be trusted; the text names the file and what to do."""
+    """The disk failed; the text names the file and what happened."""
+
+
+class StoreCorrupt(StoreBroken):
+    """What is on the disk cannot be trusted: this node must not vote with it."""
 
 
 class Store:
@@ -53,12 +57,13 @@ class Store:
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA cache_size=-16384")
             self.recovered = self._open(node)
-        except sqlite3.Error as error:
+        except sqlite3.OperationalError as error:
             raise StoreBroken(f"{self.path}: {error}") from error
         except OSError as error:
             raise StoreBroken(f"{error.filename or self.path}: {error.strerror}") from error
-        except (ValueError, TypeError, KeyError, AssertionError, msgpack.UnpackException) as error:
-            raise StoreBroken(f"{self.path} holds what food did not write: {error}") from error
+        except (sqlite3.DatabaseError, ValueError, TypeError, AssertionError, msgpack.UnpackException) as error:
+            self._db.close()
+            raise StoreCorrupt(f"{self.path} holds what food did not write: {error}") from error
 
     # --- Opening ---
 
@@ -202,7 +207,7 @@ _WAL_MAGIC = (0x377F0682, 0x377F0683)
 
 
 def check_wal(path: Path) -> None:
-    """Raises StoreBroken when a frame is bad and a later one of the same generation is good.
+    """Raises StoreCorrupt when a frame is bad and a later one of the same generation is good.
 
     A crash tears the tail: bad frames up to the end. A bad frame with a good one behind it is corruption, and
     SQLite would take the frames in front of it for the whole log, silently.
@@ -213,7 +218,7 @@ def check_wal(path: Path) -> None:
     magic, _, page, _, salt1, salt2, sum1, sum2 = _WAL_HEADER.unpack_from(wal)
     order = ">" if magic == _WAL_MAGIC[1] else "<"
     if magic not in _WAL_MAGIC or not 512 <= page <= 65536:
-        raise StoreBroken(f"{path}: the header is damaged: remedy: restore the disk, or remove this node's store")
+        raise StoreCorrupt(f"{path}: the header is damaged")
     if _wal_sum(order, wal[:24], (0, 0)) != (sum1, sum2):
         return  # a torn header: nothing of this generation was ever synced
     running = (sum1, sum2)
@@ -233,7 +238,7 @@ def check_wal(path: Path) -> None:
             before = struct.unpack_from(">2I", wal, at - page - 24 + 16)
             computed = _wal_sum(order, wal[at : at + 8], before)
             if _wal_sum(order, wal[at + 24 : at + 24 + page], computed) == (frame_sum1, frame_sum2):
-                raise StoreBroken(f"{path}: damaged at byte {bad_at}, with good frames behind it")
+                raise StoreCorrupt(f"{path}: damaged at byte {bad_at}, with good frames behind it")
 
 
 def _wal_sum(order: str, data: bytes, start: tuple[int, int]) -> tuple[int, int]:

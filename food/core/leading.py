@@ -20,6 +20,7 @@ HEARTBEAT_MS = 100
 APPEND_MOST_BYTES = 512 * 1024
 PENDING_MOST = 20_000
 READ_MOST_MS = 2_000
+LEVEL_ENTRIES = 1_000  # under load every backup is some batches behind
 
 
 class Read(NamedTuple):
@@ -129,14 +130,16 @@ class Leading:
         heard = {store: self._heard_ms.get(store, self._began_ms) for store in self._local.voters}
         return quorum.reached(self._local.voters, {**heard, self._local.store: now_ms})
 
-    def lag(self, store: str) -> int | None:
-        """Entries that `store` has not acknowledged; None when it never did in this epoch."""
-        matched = self._matched.get(store)
-        return None if matched is None else self._local.log.last.index - matched
-
-    def heard(self, store: str) -> int | None:
-        """When `store` last acknowledged anything in this epoch."""
-        return self._heard_ms.get(store)
+    def in_sync(self, since_ms: int) -> list[str]:
+        """Voters that hold all but the newest entries and were heard after `since_ms`, this node included."""
+        enough = self._local.log.last.index - LEVEL_ENTRIES
+        own = self._local.store
+        heard, matched = self._heard_ms, self._matched
+        return [
+            store
+            for store in self._local.voters
+            if store == own or (heard.get(store, since_ms) > since_ms and matched.get(store, -1) >= enough)
+        ]
 
     def _count(self) -> None:
         local = self._local

@@ -1,0 +1,288 @@
+"""The daemon's loop: take every waiting message, step the core, publish, save, send, answer. One thread.
+
+Started by the guardian only, which hands over a pipe, a held lock and, in the first packet, the settings. It is
+crash-only: a broken disk or a broken invariant ends the process with a reason that the guardian reports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import os
+import secrets
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__" and not __package__:  # run as a file: `daemon` names a path
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import zmq
+
+from food import driver
+from food.codec import FRAME_MOST_BYTES, BadFrame, pack, unpack
+from food.control import Control
+from food.core.local import Local
+from food.core.message import Message
+from food.core.ready import Save
+from food.core.replica import Replica, StoreUnusable
+from food.core.state import Result
+from food.journal import Journal
+from food.link import GuardianGone, Link
+from food.status import report
+from food.storage import Store, StoreBroken, StoreCorrupt, set_aside
+from food.transport import CannotListen, Transport, reply, take
+from food.wire import decode, encode
+
+TICK_MS = 20
+ODD_FRAMES_EVERY_MS = 60_000  # how often dropped frames are counted in the log
+PR_SET_PDEATHSIG = 1
+
+
+def monotonic_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+class Daemon:
+    """The shell around the core: what a turn's effects are carried out with (food/driver.py)."""
+
+    def __init__(self, link: Link, hello: dict[str, Any]):
+        self.settings: dict[str, Any] = hello["settings"]
+        self._node: str = hello["node"]
+        nodes: dict[str, str] = hello["nodes"]
+        self.journal = Journal(self.settings["id"], "daemon", self.settings["log_level"])
+        self._link = link
+        self._stopping = False
+        self._odd_frames: Counter[str] = Counter()
+        self._odd_frames_ms = 0
+        self._data_dir = Path(self.settings["data_dir"])
+        self._store = self._open_store()
+        address = self.settings.get("address") or nodes[self._node]
+        self._transport = Transport(address, self.settings["port"], Path(self.settings["run_dir"]))
+        self._transport.set_peers({node: at for node, at in nodes.items() if node != self._node})
+        self._transport.poller.register(link.fileno(), zmq.POLLIN)
+        now_ms = monotonic_ms()
+        recovered = self._store.recovered
+        self._member = recovered.member
+        local = Local(recovered, secrets.token_hex(8), list(nodes))
+        self.replica = Replica(local, self.settings["isolation_ms"], now_ms)
+        self._control = Control(self.replica, link, self.settings["id"], self.journal.log, now_ms)
+        self._apply_settings({})
+        self.journal.notice(
+            f"up: store {local.store}, start {local.starts}, epoch {local.promise.number}, log to"
+            f" {local.log.last.index}, committed to {local.commit}, {len(local.state.rows)} keys, on {address}"
+        )
+
+    def _open_store(self) -> Store:
+        """The store; one that cannot be trusted is set aside, and this node starts again as an empty learner."""
+        try:
+            return Store(self._data_dir, self._node)
+        except StoreCorrupt as error:
+            self._set_aside(str(error))
+            return Store(self._data_dir, self._node)
+
+    def _set_aside(self, why: str) -> None:
+        place = set_aside(self._data_dir, why, time.strftime("%Y%m%d-%H%M%S"))
+        self.journal.error(f"{why}; the store was moved to {place}; this node comes back as an empty learner")
+
+    # --- The loop ---
+
+    def run(self) -> None:
+        transport, replica = self._transport, self.replica
+        signal.signal(signal.SIGTERM, self._stop)
+        while not self._stopping:
+            transport.poller.poll(TICK_MS)
+            now_ms = monotonic_ms()
+            self._take_guardian()
+            for frames in take(transport.log):
+                self._step(frames[0], now_ms)
+            for frames in take(transport.peers):
+                self._step(frames[-1], now_ms)
+            for frames in take(transport.clients):
+                self._client_request(frames, now_ms)
+            for frames in take(transport.control):
+                self._control_request(frames, now_ms)
+            replica.tick(now_ms)
+            driver.finish_turn(replica, self, now_ms)
+            self._control.finish_turn(now_ms)
+            self._link.beat(now_ms)
+            self._report_odd_frames(now_ms)
+
+    def _stop(self, *_: object) -> None:
+        self._stopping = True
+
+    def close(self) -> None:
+        self._store.close()
+        self._transport.close()
+        self.journal.notice("stopped")
+
+    # --- Taking ---
+
+    def _take_guardian(self) -> None:
+        for packet in self._link.take():
+            if packet.get("error"):
+                self.journal.warning(f"an order was not carried out: {packet['error']}")
+            if nodes := packet.get("nodes"):
+                self._transport.set_peers({node: at for node, at in nodes.items() if node != self._node})
+                self.replica.local.nodes = tuple(sorted(nodes))
+                self.journal.notice(f"the cluster's nodes are now {', '.join(sorted(nodes))}")
+
+    def _step(self, frame: bytes, now_ms: int) -> None:
+        try:
+            envelope = decode(frame)
+        except BadFrame as error:
+            self._odd_frames[f"from a peer: {error}"] += 1
+            return
+        members = self.replica.local.log.members
+        if members and envelope.cluster and envelope.cluster != members.cluster:
+            self._odd_frames[f"from {envelope.sender.node}, which belongs to another cluster"] += 1
+            return
+        self.replica.step(envelope.sender, envelope.message, now_ms)
+
+    def _client_request(self, frames: list[bytes], now_ms: int) -> None:
+        route, request_id = frames[:-1], 0
+        try:
+            match unpack(frames[-1], FRAME_MOST_BYTES):
+                case [int(number), kind, body]:
+                    request_id = number
+                case _:
+                    raise BadFrame("a request is [id, kind, body]")
+            match kind, body:
+                case "w", bytes(command):
+                    self.replica.propose((route, request_id), command)
+                case "r", [op, *args]:
+                    self.replica.read((route, request_id), op, args, now_ms)
+                case "s", [op, *args]:
+                    self.replica.read_stale((route, request_id), op, args)
+                case "i", _:
+                    self.answer((route, request_id), Result(0, report(self.replica, self._transport, now_ms)))
+                case _:
+                    raise BadFrame("a request's kind and body are w and bytes, r or s and [op, args…], or i and nil")
+        except BadFrame as error:
+            self._odd_frames[f"from a client: {error}"] += 1
+            self.answer((route, request_id), Result("bad_request", {"text": str(error)}))
+
+    def _control_request(self, frames: list[bytes], now_ms: int) -> None:
+        route = frames[:-1]
+        answer = self._replier(route)
+        settings = self._control.request(frames[-1], answer, now_ms)
+        if settings is not None:
+            self._apply_settings(settings)
+
+    def _replier(self, route: list[bytes]) -> Callable[[bytes], None]:
+        def answer(frame: bytes) -> None:
+            reply(self._transport.control, route, frame)
+
+        return answer
+
+    def _apply_settings(self, changed: dict[str, Any]) -> None:
+        """What can change on a live daemon; watchdog_ms is the guardian's."""
+        self.settings |= changed
+        self.journal.set_level(self.settings["log_level"])
+        self.replica.isolation_ms = self.settings["isolation_ms"]
+        self._control.degraded = bool(self.settings.get("degraded"))
+        if changed:
+            self.journal.notice(f"reloaded: {', '.join(f'{name}={value}' for name, value in changed.items())}")
+            self._link.tell(settings=changed)
+
+    def _report_odd_frames(self, now_ms: int) -> None:
+        if self._odd_frames and now_ms - self._odd_frames_ms >= ODD_FRAMES_EVERY_MS:
+            self._odd_frames_ms = now_ms
+            for what, count in self._odd_frames.most_common(5):
+                self.journal.warning(f"dropped {count} frames {what}")
+            self._odd_frames.clear()
+
+    # --- driver.Shell ---
+
+    def _frame(self, message: Message) -> bytes:
+        members = self.replica.local.log.members
+        return encode(members.cluster if members else "", self._member, message)
+
+    def publish(self, message: Message) -> None:
+        self._transport.publish(self._frame(message))
+
+    def save(self, save: Save) -> None:
+        self._store.save(save)
+
+    def send(self, node: str, message: Message) -> None:
+        self._transport.send(node, self._frame(message))
+
+    def answer(self, whose: object, result: Result) -> None:
+        assert isinstance(whose, tuple)
+        route, request_id = whose
+        status, value = result
+        if status == "not_primary":
+            value = value | self._primary_hint()
+        reply(self._transport.clients, route, pack([request_id, status, value]))
+
+    def _primary_hint(self) -> dict[str, str]:
+        following = self.replica.following
+        endpoint = following and self._transport.client_endpoint(following.primary.node)
+        return {"node": self._node} | ({"primary": endpoint} if endpoint else {})
+
+    def event(self, text: str) -> None:
+        self.journal.notice(text)
+
+
+def serve(link: Link) -> str | None:
+    """Runs a daemon until it is told to stop (None) or must not go on (the reason)."""
+    daemon: Daemon | None = None
+    try:
+        daemon = Daemon(link, link.hello())
+        gc.freeze()  # what is loaded now is not worth looking at again
+        daemon.run()
+        daemon.close()
+        return None
+    except StoreUnusable as error:
+        assert daemon is not None
+        daemon.close()
+        daemon._set_aside(str(error))
+        return str(error)
+    except (StoreBroken, CannotListen) as error:
+        return str(error)
+    except AssertionError as error:
+        return f"a broken invariant, please report it: {error or 'no text'} ({_place(error)})"
+    except GuardianGone:
+        raise
+    except Exception as error:
+        return f"an unforeseen error, please report it: {type(error).__name__}: {error} ({_place(error)})"
+
+
+def _place(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "unknown place"
+
+
+def main() -> int:
+    if not __debug__:
+        print("food's assertions guard its data: do not run it under python -O", file=sys.stderr)
+        return 1
+    parser = argparse.ArgumentParser(description="food's daemon; the command `food` starts it")
+    parser.add_argument("--guardian-fd", type=int, required=True)
+    parser.add_argument("--lock-fd", type=int, required=True, help="held for as long as this process lives")
+    arguments = parser.parse_args()
+    parent = os.getppid()
+    # Asked for here, after privileges were dropped: the change of user would clear it.
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        return 1
+    os.umask(0o077)
+    link = Link(arguments.guardian_fd)
+    try:
+        reason = serve(link)
+        if reason is not None:
+            link.tell(exiting=reason)
+    except GuardianGone:
+        return 1
+    return 0 if reason is None else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

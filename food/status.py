@@ -1,0 +1,113 @@
+"""What operators see of a running daemon: foodctl's status and the node's attributes. Reads, changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .core.message import Member
+from .core.peers import Heard
+from .core.replica import Replica
+from .transport import Transport
+
+
+def summary(replica: Replica, now_ms: int) -> str:
+    """One line on this node's state, for `crm_mon -A`. Free of numbers that change all the time."""
+    epoch = replica.local.promise.number
+    wish = replica.wish
+    if replica.deposed:
+        return f"failed in epoch {epoch}: {replica.failure or 'superseded'}"
+    if leading := replica.leading:
+        if wish.score is None:
+            return f"primary, epoch {epoch}, {wish.why}"
+        in_sync = len(leading.in_sync(now_ms - replica.isolation_ms))
+        return f"{replica.role}, epoch {epoch}, {in_sync} of {len(replica.local.voters)} in sync"
+    return f"{replica.role}, epoch {epoch}, {wish.why}"
+
+
+def report(replica: Replica, transport: Transport, now_ms: int) -> dict[str, Any]:
+    """The answer to a client's "i": this node, the primary as far as known, and every member."""
+    local = replica.local
+    members = local.log.members
+    return {
+        "node": local.member.node,
+        "cluster": members.cluster if members else None,
+        "role": replica.role,
+        "epoch": list(local.promise),
+        "primary": _primary(replica, transport),
+        "commit": local.commit,
+        "last": local.log.last.index,
+        "applied": local.state.applied,
+        "revision": local.state.revision,
+        "keys": len(local.state.rows),
+        "sessions": len(local.state.sessions),
+        "members": [_member(replica, member, now_ms) for member in _known(replica)],
+        "self": {
+            "store": local.store,
+            "starts": local.starts,
+            "score": replica.wish.score,
+            "why": replica.wish.why,
+            "state_hash": f"{local.state.hash:016x}",
+            "member_list": members.number if members else 0,
+        },
+    }
+
+
+def _primary(replica: Replica, transport: Transport) -> dict[str, Any] | None:
+    if replica.role == "primary":
+        return {"node": replica.local.member.node, "endpoint": None}
+    if replica.following:
+        node = replica.following.primary.node
+        return {"node": node, "endpoint": transport.client_endpoint(node)}
+    return None
+
+
+def _known(replica: Replica) -> list[Member]:
+    """The voters, then others that answer (learners), then nodes that never answered."""
+    local = replica.local
+    known = list(local.log.members.members) if local.log.members else [local.member]
+    known += [heard.member for heard in replica.peers.heard.values() if heard.member not in known]
+    if local.member not in known:
+        known.append(local.member)
+    names = {member.node for member in known}
+    return sorted(known) + [Member(node, "") for node in local.nodes if node not in names]
+
+
+def _member(replica: Replica, member: Member, now_ms: int) -> dict[str, Any]:
+    local = replica.local
+    row: dict[str, Any] = {"node": member.node, "store": member.store, "voting": member.store in local.voters}
+    heard = replica.peers.heard.get(member.store)
+    if member.store == local.store:
+        lag = replica.following.behind if replica.following else 0
+        row |= {
+            "role": replica.role,
+            "epoch": local.promise.number,
+            "last": local.log.last.index,
+            "lag": lag,
+            "state": replica.wish.why,
+            "score": replica.wish.score,
+            "since_s": (now_ms - replica.since_ms) // 1000,
+        }
+    elif heard:
+        row |= _other(replica, heard, now_ms)
+    else:
+        row |= dict.fromkeys(("role", "epoch", "last", "lag", "score", "since_s"))
+        row["state"] = "never answered this process"
+    return row
+
+
+def _other(replica: Replica, heard: Heard, now_ms: int) -> dict[str, Any]:
+    answer = heard.answer
+    age_ms = now_ms - heard.at_ms
+    lag = max(0, replica.local.log.last.index - answer.last.index)
+    state = "in sync" if answer.matched else "catching up"
+    if age_ms > replica.isolation_ms:
+        state = f"no answer for {age_ms // 1000} s"
+    return {
+        "role": answer.role,
+        "epoch": answer.promise.number,
+        "last": answer.last.index,
+        "lag": lag,
+        "state": state,
+        "score": answer.score,
+        "since_s": answer.since_ms // 1000,
+    }

@@ -1,0 +1,162 @@
+"""ZeroMQ sockets of the daemon. Moves frames; decodes none.
+
+    log      PUB  tcp base port      what the primary publishes     SUB connected to every peer
+    peers    ROUTER tcp base + 1     one-to-one messages            a DEALER connected to every peer
+    clients  ROUTER tcp base + 2, ipc client.sock
+    control  ROUTER ipc control.sock the agent
+
+A DEALER only sends and the peers' ROUTER only receives: no reply path that a vanished identity could break.
+Everything may be dropped silently; the protocol repairs that (heartbeats, Fetch, resends).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import zmq
+
+from .codec import FRAME_MOST_BYTES
+from .wire import PEER_FRAME_MOST_BYTES
+
+BATCH_MOST = 1_000  # messages taken from one socket in a turn
+PEER_QUEUE_MOST = 1_000
+CLIENT_QUEUE_MOST = 1_000
+BIND_PATIENCE_S = 3.0
+
+# Links heal fast on a LAN: a dead connection is noticed by ZeroMQ's own heartbeat, and a SYN in a cut link is given
+# up early instead of waiting for TCP's backoff.
+_LINK_OPTIONS = {
+    zmq.LINGER: 0,
+    zmq.HEARTBEAT_IVL: 500,
+    zmq.HEARTBEAT_TIMEOUT: 1500,
+    zmq.CONNECT_TIMEOUT: 1000,
+    zmq.RECONNECT_IVL: 50,
+    zmq.RECONNECT_IVL_MAX: 500,
+    zmq.TCP_KEEPALIVE: 1,
+    zmq.TCP_KEEPALIVE_IDLE: 10,
+    zmq.TCP_KEEPALIVE_INTVL: 5,
+    zmq.TCP_KEEPALIVE_CNT: 3,
+}
+
+
+class CannotListen(Exception):
+    """An address that cannot be bound; the text names it and the remedy."""
+
+
+class Transport:
+    def __init__(self, address: str, port: int, run_dir: Path):
+        self._context = zmq.Context()
+        self._port = port
+        self._dealers: dict[str, zmq.Socket[bytes]] = {}
+        self._addresses: dict[str, str] = {}
+        self._publisher = self._socket(zmq.PUB, PEER_QUEUE_MOST, PEER_FRAME_MOST_BYTES)
+        self.log = self._socket(zmq.SUB, PEER_QUEUE_MOST, PEER_FRAME_MOST_BYTES)
+        self.log.subscribe(b"")
+        self.peers = self._socket(zmq.ROUTER, PEER_QUEUE_MOST, PEER_FRAME_MOST_BYTES)
+        self.clients = self._socket(zmq.ROUTER, CLIENT_QUEUE_MOST, FRAME_MOST_BYTES)
+        self.control = self._socket(zmq.ROUTER, 100, FRAME_MOST_BYTES)
+        self._bind_tcp(self._publisher, address, port)
+        self._bind_tcp(self.peers, address, port + 1)
+        self._bind_tcp(self.clients, address, port + 2)
+        if not address.startswith("127."):
+            self._bind_tcp(self.clients, "127.0.0.1", port + 2)
+        self._bind_ipc(self.clients, run_dir / "client.sock", 0o660)
+        self._bind_ipc(self.control, run_dir / "control.sock", 0o600)
+        self.poller = zmq.Poller()
+        for socket in (self.log, self.peers, self.clients, self.control):
+            self.poller.register(socket, zmq.POLLIN)
+
+    def _socket(self, kind: int, queue_most: int, frame_most_bytes: int) -> zmq.Socket[bytes]:
+        socket = self._context.socket(kind)
+        for option, value in _LINK_OPTIONS.items():
+            socket.setsockopt(option, value)
+        socket.setsockopt(zmq.SNDHWM, queue_most)
+        socket.setsockopt(zmq.RCVHWM, queue_most)
+        socket.setsockopt(zmq.MAXMSGSIZE, frame_most_bytes)
+        socket.setsockopt(zmq.BACKLOG, 1024)
+        return socket
+
+    def _bind_tcp(self, socket: zmq.Socket[bytes], address: str, port: int) -> None:
+        """A predecessor that was just killed may still be giving the port back."""
+        deadline = time.monotonic() + BIND_PATIENCE_S
+        while True:
+            try:
+                socket.bind(f"tcp://{address}:{port}")
+                return
+            except zmq.ZMQError as error:
+                if time.monotonic() >= deadline or error.errno not in (zmq.EADDRINUSE, zmq.EADDRNOTAVAIL):
+                    raise CannotListen(f"cannot listen on {address}:{port}: {error}; {_remedy(error.errno)}") from None
+                time.sleep(0.05)
+
+    def _bind_ipc(self, socket: zmq.Socket[bytes], path: Path, mode: int) -> None:
+        try:
+            path.unlink(missing_ok=True)
+            socket.bind(f"ipc://{path}")
+            os.chmod(path, mode)
+        except (OSError, zmq.ZMQError) as error:
+            raise CannotListen(f"cannot listen on {path}: {error}; the run directory must be ours to write") from None
+
+    def set_peers(self, addresses: Mapping[str, str]) -> None:
+        """Connects to every peer in `addresses` (node: IP address) and leaves the others."""
+        for node in [node for node, address in self._addresses.items() if addresses.get(node) != address]:
+            self._dealers.pop(node).close()
+            self.log.disconnect(f"tcp://{self._addresses.pop(node)}:{self._port}")
+        for node, address in addresses.items():
+            if node not in self._dealers:
+                dealer = self._socket(zmq.DEALER, PEER_QUEUE_MOST, PEER_FRAME_MOST_BYTES)
+                dealer.setsockopt(zmq.IMMEDIATE, 1)  # no queue for a peer that is not there
+                dealer.connect(f"tcp://{address}:{self._port + 1}")
+                self.log.connect(f"tcp://{address}:{self._port}")
+                self._dealers[node], self._addresses[node] = dealer, address
+
+    def client_endpoint(self, node: str) -> str | None:
+        """Where clients reach `node`, if its address is known."""
+        return f"{self._addresses[node]}:{self._port + 2}" if node in self._addresses else None
+
+    # --- Sending: never waits ---
+
+    def publish(self, frame: bytes) -> None:
+        _send(self._publisher, [frame])
+
+    def send(self, node: str, frame: bytes) -> None:
+        if dealer := self._dealers.get(node):
+            _send(dealer, [frame])
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)
+
+
+def _send(socket: zmq.Socket[bytes], frames: list[bytes]) -> bool:
+    try:
+        socket.send_multipart(frames, zmq.NOBLOCK)
+    except zmq.ZMQError as error:
+        if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+            raise
+        return False
+    return True
+
+
+def reply(socket: zmq.Socket[bytes], route: list[bytes], frame: bytes) -> bool:
+    """Answers a request that came with `route`; False when the asker is gone or does not read."""
+    return _send(socket, [*route, frame])
+
+
+def take(socket: zmq.Socket[bytes], most: int = BATCH_MOST) -> Iterator[list[bytes]]:
+    """The messages that wait, at most `most`."""
+    receive: Callable[[int], list[bytes]] = socket.recv_multipart
+    for _ in range(most):
+        try:
+            yield receive(zmq.NOBLOCK)
+        except zmq.Again:
+            return
+
+
+def _remedy(errno: int | None) -> str:
+    if errno == zmq.EADDRINUSE:
+        return "another program, or another resource's food, has that port: choose another `port`"
+    if errno == zmq.EADDRNOTAVAIL:
+        return "that address is not one of this node's: check `address` or Corosync's node list"
+    return "check `address` and `port`"
