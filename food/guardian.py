@@ -1,8 +1,8 @@
 """The guardian: the daemon's parent, and the only one that talks to Pacemaker and Corosync.
 
 One loop over one poll object; nothing in it may wait, for the watchdog and the handling of a death go on while a tool
-hangs. What to do is decided in watch.py; here are the descriptors, the processes and the files. Small, root, without pyzmq
-and msgpack: it must start quickly and survive what the daemon does not.
+hangs. What to do is decided in watch.py; here are the descriptors, the processes and the files. Small, root, without
+pyzmq and msgpack: it must start quickly and survive what the daemon does not.
 """
 
 import contextlib
@@ -128,12 +128,11 @@ class Guardian:
         except locks.Held as held:
             raise Refused(EXIT_GENERIC, f"food is already running: {held}") from None
         locks.sign(self.guardian_lock, os.getpid())
-        self.known_attributes = self.read_attribute_names()
-        self.watch.attributes_believed = dict.fromkeys(self.known_attributes, watch.UNKNOWN)
+        self.recall_attributes()
 
     def launch(self) -> None:
         """The daemon, with its lock and its end of the pipe; our copies are closed, so that its death frees them."""
-        for name in ("reason", "demoted"):
+        for name in ("reason", "demoted", "control.sock", "client.sock"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{self.run_dir}/{name}")
         try:
@@ -152,6 +151,7 @@ class Guardian:
         os.close(errors_end)
         self.poller.register(self.pipe, select.POLLIN)
         self.poller.register(self.daemon_errors, select.POLLIN)
+        self.write_attribute_names()
         self.say("info", f"started the daemon as process {self.daemon_pid}, user {self.owner.name}")
 
     def daemon_command(self) -> list[str]:
@@ -183,6 +183,8 @@ class Guardian:
                 self.watch.overslept(late_s)
             self.hear({descriptor for descriptor, _ in ready}, now)
             self.act(now)
+        with contextlib.suppress(OSError):
+            os.unlink(f"{self.run_dir}/attributes")
         self.say("info", "the guardian ends" + (f": {self.watch.reason}" if self.watch.reason else ""))
         return EXIT_OK if self.stop_asked else EXIT_GENERIC
 
@@ -505,19 +507,22 @@ class Guardian:
             os.close(descriptor)
             os.rename(temporary, f"{self.run_dir}/reason")
 
-    def read_attribute_names(self) -> list[str]:
-        """Names that this guardian or one killed before it wrote: what a stop has to remove."""
-        try:
-            with open(f"{self.run_dir}/attributes", encoding="utf-8") as file:
-                return [line for line in file.read(PACKET_MOST_BYTES).splitlines() if line][: watch.ATTRIBUTES_MOST]
-        except OSError:
-            return []
+    def recall_attributes(self) -> None:
+        """Names that a guardian which was killed wrote: what a stop has to remove."""
+        with contextlib.suppress(OSError), open(f"{self.run_dir}/attributes", encoding="utf-8") as file:
+            lines = file.read(PACKET_MOST_BYTES).splitlines()
+            self.known_attributes = [line for line in lines if line][: watch.ATTRIBUTES_MOST]
+        self.watch.attributes_believed = dict.fromkeys(self.known_attributes, watch.UNKNOWN)
 
     def keep_attribute_names(self, attributes: dict[str, str | None]) -> None:
         new = [name for name in attributes if name not in self.known_attributes]
         if not new:
             return
         self.known_attributes += new
+        self.write_attribute_names()
+
+    def write_attribute_names(self) -> None:
+        """The file also says that there is something to clear, until the guardian has ended in order."""
         descriptor = os.open(f"{self.run_dir}/attributes", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
         os.write(descriptor, "\n".join(self.known_attributes).encode())
         os.close(descriptor)
@@ -557,6 +562,7 @@ class Guardian:
     def clear(self) -> int:
         """Remove score and attributes that a guardian which was killed left behind."""
         self.listen_to_signals()
+        self.recall_attributes()
         self.watch.daemon_lives = False
         self.stop_asked = True
         self.watch.terminate(time.monotonic())
