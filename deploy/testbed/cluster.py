@@ -1,4 +1,4 @@
-"""`Lab`: what tests, benches and the demo use. It asks the warden, and enters nodes with nsenter; it parents no node."""
+"""`Lab`: what tests, benches and the demo use. It asks the warden, enters nodes with nsenter, and parents no node."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any
 
 from testbed import layers, layout, ownership, packages
 from testbed.errors import LabError
+from testbed.inside import Inside, argv_inside
 from testbed.layout import Settings
 from testbed.seed import FENCE_DEVICE
 
@@ -117,24 +118,17 @@ class Lab:
             if self._wait:
                 self.wait_online()
                 self._tell(f"lab {self.settings.name}: online ({time.monotonic() - started:.1f} s)")
+            if self._background:
+                self._untie()
         except BaseException:
-            self.down()
+            self._end_warden()
             raise
 
     def down(self) -> None:
         """Take everything away. May be called twice, and for a lab whose owner was killed."""
-        with contextlib.suppress(LabError, OSError):
+        with contextlib.suppress(LabError):
             self._request("down")
-        if self._warden is not None:
-            if self._warden.stdin is not None:
-                with contextlib.suppress(OSError):
-                    self._warden.stdin.close()
-            try:
-                self._warden.wait(DOWN_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                self._warden.kill()  # the nodes die with it
-                self._warden.wait()
-            self._warden = None
+        self._end_warden()
         deadline = time.monotonic() + DOWN_TIMEOUT_S
         while ownership.is_live(self.directory) and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -142,13 +136,12 @@ class Lab:
             ownership.remove_stale(self.directory)
 
     def argv(self, host: str, argv: Sequence[str]) -> list[str]:
-        """The command line that runs `argv` inside a host; it dies with the nsenter that carries it."""
+        """The command line that runs `argv` inside a host: for exec, and for programs that take command lines."""
         pid = layout.read_pid(self.directory / "hosts" / host / "pid")
         if pid is None:
             self._known(host)
             raise LabError(f"{host} is off; start it with lab.start({host!r}) or: deploy/lab start {host}")
-        enter = ["nsenter", "--target", str(pid), "--net", "--mount", "--uts", "--ipc", "--pid", "--"]
-        return [*enter, "setpriv", "--pdeathsig", "KILL", *argv]
+        return argv_inside(pid, list(argv))
 
     def run(
         self,
@@ -165,34 +158,30 @@ class Lab:
         LabError with its output when `check` and it fails, or when it takes longer than `timeout_s`.
         The environment is a clean one (PATH, LANG) plus `env`; the working directory is /.
         """
-        try:
-            done = subprocess.run(
-                self.argv(node, argv),
-                input=input if input is not None else "",
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=timeout_s,
-                env={**ENVIRONMENT, **(env or {})},
-            )
-        except subprocess.TimeoutExpired as error:
-            raise LabError(f"{node}: {' '.join(argv)}: not done after {timeout_s} s") from error
-        if check and done.returncode != 0:
-            words = (done.stderr + done.stdout).strip()
-            raise LabError(f"{node}: {' '.join(argv)}: exit code {done.returncode}: {words}")
-        return done
+        pipe = subprocess.PIPE
+        with self.popen(node, argv, env=env, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+            try:
+                out, err = process.communicate(input or "", timeout_s)
+            except subprocess.TimeoutExpired as error:
+                process.kill()
+                raise LabError(f"{node}: {' '.join(argv)}: not done after {timeout_s:g} s") from error
+            except BaseException:
+                process.kill()
+                raise
+        if check and process.returncode != 0:
+            raise LabError(f"{node}: {' '.join(argv)}: exit code {process.returncode}: {(err + out).strip()}")
+        return subprocess.CompletedProcess(list(argv), process.returncode, out, err)
 
-    def popen(
-        self, node: str, argv: Sequence[str], *, env: Mapping[str, str] | None = None, **keywords: Any
-    ) -> subprocess.Popen[Any]:
-        """Start a command inside a node. Killing the returned process kills it; other signals go by `pids_of`."""
-        return subprocess.Popen(self.argv(node, argv), env={**ENVIRONMENT, **(env or {})}, **keywords)
+    def popen(self, node: str, argv: Sequence[str], *, env: Mapping[str, str] | None = None, **keywords: Any) -> Inside:
+        """Start a command inside a node; `keywords` are Popen's. Signals sent to the result reach the program."""
+        return Inside(self.argv(node, argv), env={**ENVIRONMENT, **(env or {})}, **keywords)
 
     def run_client(self, argv: Sequence[str], **keywords: Any) -> subprocess.CompletedProcess[str]:
         """`run` in the client host, which reaches all nodes' addresses and is never cut off."""
         return self.run(layout.CLIENT, argv, **keywords)
 
-    def popen_client(self, argv: Sequence[str], **keywords: Any) -> subprocess.Popen[Any]:
+    def popen_client(self, argv: Sequence[str], **keywords: Any) -> Inside:
+        """`popen` in the client host."""
         return self.popen(layout.CLIENT, argv, **keywords)
 
     def pids_of(self, node: str, pattern: str) -> list[int]:
@@ -239,7 +228,8 @@ class Lab:
     ) -> None:
         """Let a node drop packets from (in) or to (out) the other nodes: food is TCP, corosync UDP.
 
-        Adds to earlier cuts.         `percent` loses only some; `peers` cuts from these nodes only. It lasts until `heal`, through power-offs.
+        Adds to earlier cuts, and lasts until `heal`, through power-offs. `percent` loses only some packets; `peers`
+        names the nodes it is cut from.
         """
         self._request("cut", node=node, links=links, direction=direction, percent=percent, peers=list(peers))
 
@@ -273,6 +263,15 @@ class Lab:
             self.wait(lambda: self._is_online(powered), timeout_s, f"{', '.join(powered)} online with a DC")
         except LabError as error:
             raise LabError(f"{error}\n{self._crm_mon_text(powered)}") from error
+
+    def wait_fenced(self, node: str, timeout_s: float = 30.0) -> float:
+        """Wait until the others hold a node that is off for cleanly down; the seconds it took."""
+        return self.wait(lambda: self._is_clean_off(node), timeout_s, f"the fencing of {node}")
+
+    def _is_clean_off(self, node: str) -> bool:
+        tree = self.crm_mon()
+        state = tree.find(f"nodes/node[@name='{node}']") if tree is not None else None
+        return state is not None and state.get("online") == "false" and state.get("unclean") == "false"
 
     def crm_mon(self, node: str | None = None) -> ElementTree.Element | None:
         """What `crm_mon --output-as=xml` says on `node`, or on the first that is on; None while it cannot say."""
@@ -322,7 +321,7 @@ class Lab:
             env={**ENVIRONMENT, "PYTHONPATH": str(layout.PACKAGE.parent), "PYTHONUNBUFFERED": "1"},
         )
         assert self._warden.stdin and self._warden.stdout
-        self._warden.stdin.write(self.settings.to_json() + (" background" if self._background else "") + "\n")
+        self._warden.stdin.write(self.settings.to_json() + "\n")
         self._warden.stdin.flush()
         said: list[str] = []
         for line in self._warden.stdout:
@@ -335,6 +334,26 @@ class Lab:
             last = said[-1].removeprefix("error ") if said else "no reason given"
             raise LabError(f"lab {self.settings.name} did not start: {last}")
         self._warden.stdout.close()
+
+    def _untie(self) -> None:
+        """Let the lab outlive this process."""
+        assert self._warden is not None and self._warden.stdin is not None
+        self._warden.stdin.write("background\n")
+        self._warden.stdin.close()
+
+    def _end_warden(self) -> None:
+        """Cut the tie to the warden that this object started, if any, and wait until it has taken everything away."""
+        if self._warden is None:
+            return
+        assert self._warden.stdin is not None
+        with contextlib.suppress(OSError):
+            self._warden.stdin.close()
+        try:
+            self._warden.wait(DOWN_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._warden.kill()  # the nodes die with it
+            self._warden.wait()
+        self._warden = None
 
     def _request(self, action: str, **arguments: Any) -> dict[str, Any]:
         with socket.socket(socket.AF_UNIX) as connection:

@@ -17,9 +17,11 @@ from pathlib import Path
 
 from testbed import layout, network, seed
 from testbed.errors import LabError
+from testbed.inside import child_of
 from testbed.layout import Settings
 
 BOOT_TIMEOUT_S = 20.0
+DEATH_TIMEOUT_S = 15.0
 POLL_S = 0.002
 ISOLATION = ("--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc", "--kill-child")
 SPAWN = ("setpriv", "--pdeathsig", "KILL", "unshare", *ISOLATION, "--")
@@ -84,9 +86,8 @@ class Host:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     continue
-                if pid == self.pid:
-                    self._process.wait()
-        self._process.wait()
+                self._await_end(self._process)
+        self._await_end(self._process)
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe:
                 pipe.close()
@@ -97,6 +98,15 @@ class Host:
         """Ask the first process to stop the cluster in order and end; does not wait."""
         if self.on:
             os.kill(self.pid, signal.SIGTERM)
+
+    def _await_end(self, process: subprocess.Popen[str]) -> None:
+        try:
+            process.wait(DEATH_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            raise LabError(
+                f"{self.name} (pid {self.pid}) was killed {DEATH_TIMEOUT_S:.0f} s ago and still has processes: "
+                "one hangs in the kernel, or one that entered with nsenter waits for its parent to reap it"
+            ) from None
 
     def _await_ready(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
@@ -112,9 +122,9 @@ class Host:
         """The node's pid 1 as the machine numbers it: the only child of unshare."""
         deadline = time.monotonic() + BOOT_TIMEOUT_S
         while time.monotonic() < deadline:
-            children = Path(f"/proc/{unshare_pid}/task/{unshare_pid}/children").read_text().split()
-            if children:
-                return int(children[0])
+            child = child_of(unshare_pid)
+            if child is not None:
+                return child
             time.sleep(POLL_S)
         raise LabError(f"{self.name} has no first process")
 

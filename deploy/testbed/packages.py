@@ -1,4 +1,4 @@
-"""What the lab needs of the machine: root, tools, Debian packages. Installs when told to only, and starts no service."""
+"""What the lab needs of the machine: root, tools, Debian packages. Installs on request, and starts no service."""
 
 from __future__ import annotations
 

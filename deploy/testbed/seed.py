@@ -86,7 +86,7 @@ def cib_xml(settings: Settings) -> str:
             "</primitive>"
         )
     return (
-        '<cib validate-with="pacemaker-3.6" admin_epoch="1" epoch="1" num_updates="0"><configuration>'
+        '<cib validate-with="pacemaker-3.7" admin_epoch="1" epoch="1" num_updates="0"><configuration>'
         f'<crm_config><cluster_property_set id="cluster">{pairs}</cluster_property_set></crm_config>'
         f"<nodes>{nodes}</nodes><resources>{device}</resources><constraints/>"
         "</configuration><status/></cib>\n"

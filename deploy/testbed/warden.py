@@ -1,8 +1,8 @@
 """The process outside the nodes that holds the lab: parent of all hosts, answers requests, gives and takes power.
 
 `python -m testbed.warden DIRECTORY` with the Settings as one JSON line on standard input. On standard output it tells
-its progress and ends with `ready` or `error REASON`. While the standard input stays open the lab lives; at its end, at SIGTERM or
-at the request `down` everything is taken away. A first line that ends in ` background` cuts that tie.
+its progress and ends with `ready` or `error REASON`. While the standard input stays open the lab lives; at its end,
+at SIGTERM or at the request `down` everything is taken away. A second line, `background`, cuts that tie.
 
 Requests are one JSON line on a socket, answers too: {"do": "kill", "nodes": ["n1"]} -> {} or {"error": "..."}.
 One thread: the kernel ties the nodes' lives to the thread that started them.
@@ -178,24 +178,26 @@ def listen(path: Path) -> socket.socket:
     return listener
 
 
-def serve(warden: Warden, listeners: list[tuple[socket.socket, dict[str, Callable[..., Answer]]]], tied: bool) -> None:
-    """Answer until `down`, or until the standard input ends when the lab is tied to it."""
+def serve(warden: Warden, listeners: list[tuple[socket.socket, dict[str, Callable[..., Answer]]]]) -> None:
+    """Answer until `down`, or until the standard input ends and has not said `background` before."""
     with selectors.DefaultSelector() as selector:
         for listener, requests in listeners:
             selector.register(listener, selectors.EVENT_READ, requests)
-        if tied:
-            selector.register(sys.stdin, selectors.EVENT_READ)
+        selector.register(sys.stdin, selectors.EVENT_READ)
         while True:
             for key, _ in selector.select(warden.next_timer()):
                 if key.data is None:
-                    return
+                    if sys.stdin.readline() != "background\n":
+                        return
+                    selector.unregister(sys.stdin)
+                    continue
                 assert isinstance(key.fileobj, socket.socket)
                 if answer(key.fileobj.accept()[0], key.data) == "down":
                     return
             warden.run_timers()
 
 
-def run(directory: Path, settings: Settings, tied: bool) -> None:
+def run(directory: Path, settings: Settings) -> None:
     """The lab's whole life."""
     with owned(directory), contextlib.ExitStack() as stack:
         layout.write(directory / "lab.json", settings.to_json(), 0o600)
@@ -210,7 +212,7 @@ def run(directory: Path, settings: Settings, tied: bool) -> None:
         down: dict[str, Callable[..., Answer]] = {"down": lambda: {"warden": os.getpid()}}
         print("ready", flush=True)
         detach_output(directory / "warden.log")
-        serve(warden, [(control, warden.requests | down), (fence, warden.fence_requests)], tied)
+        serve(warden, [(control, warden.requests | down), (fence, warden.fence_requests)])
 
 
 def detach_output(path: Path) -> None:
@@ -224,10 +226,8 @@ def main() -> int:
     directory = Path(sys.argv[1])
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(0))
-    text = sys.stdin.readline().strip()
-    tied = not text.endswith(" background")
     try:
-        run(directory, Settings.from_json(text.removesuffix(" background")), tied)
+        run(directory, Settings.from_json(sys.stdin.readline()))
     except (LabError, OSError) as error:
         print(f"error {error}", flush=True)
         return 1
