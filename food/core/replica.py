@@ -361,9 +361,14 @@ class Replica:
         return self.scores.update(wish, now_ms, at_once=changed)
 
     def _in_sync(self, now_ms: int) -> bool:
-        """Level with the primary; without one, with the best log among those that answer."""
+        """Level with the primary; without one, with the best log among those that answer.
+
+        A primary that falls silent leaves everybody as level as they were: a score lowered then, and raised again
+        during the failover, would make Pacemaker plan the failover anew.
+        """
         if self.following and now_ms - self.following.heard_ms <= self.isolation_ms:
-            return self._level_ms is not None and now_ms - self._level_ms <= IN_SYNC_MS
+            level_ms = now_ms if not self.following.behind else self._level_ms
+            return level_ms is not None and now_ms - level_ms <= IN_SYNC_MS
         recent = self.peers.recent(now_ms, self.isolation_ms)
         return all(heard.answer.last <= self.local.log.last for heard in recent.values())
 
