@@ -26,8 +26,8 @@ VALUE_MOST_BYTES = 1024 * 1024
 REPLY_MOST_BYTES = 2 * FRAME_MOST_BYTES  # a range may end with a large value
 
 HEDGE_AFTER_S = 0.2  # no answer for so long: ask everybody who is primary
-RESEND_AFTER_S = 1.0  # the same primary still claims the role and has not answered: our request may be lost
-RESEND_AFTER_MOST_S = 8.0
+RESEND_AFTER_S = 0.5  # the same primary still claims the role and has not answered: our request may be lost
+RESEND_AFTER_MOST_S = 8.0  # doubled each time: slow is not dead
 REFUSED_PAUSE_S = 0.02  # between two attempts at an endpoint that refused
 BUSY_PAUSE_S, BUSY_PAUSE_MOST_S = 0.01, 0.2
 ABANDONED_MOST = 8  # sessions still to close; older ones are left to the servers' eviction
@@ -159,6 +159,7 @@ class Call:
         if self.sent_to is None:
             return target if now >= self.pause_until else None
         if directory.version != self.version:
+            self.patience = RESEND_AFTER_S
             return target
         if now >= self.hedge_at:
             directory.wanted = True

@@ -101,7 +101,8 @@ class Fleet:
         ports, self._dirty = self._dirty, []
         for port in ports:
             port.dirty = False
-            self._drain(port)
+            if not port.socket.closed:
+                self._drain(port)
 
     def send_due(self, member: Member, now: float) -> None:
         worker = member.worker
@@ -187,9 +188,7 @@ class Fleet:
             port = member.ports.pop(next(e for e in member.ports if e != target))
             self._epoll.unregister(port.fd)
             del self._ports[port.fd]
-            if port.dirty:
-                self._dirty.remove(port)
-            port.socket.close(0)
+            port.socket.close(0)  # `round` passes over it if it is marked
 
 
 def _allow_files(count: int) -> None:

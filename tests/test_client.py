@@ -195,7 +195,7 @@ def test_what_is_lost_is_sent_again(cluster: StandIn, client: Client) -> None:
         cluster.faults.append(fault)
         started = time.monotonic()
         client.put(b"k", fault.encode())
-        assert 0.9 < time.monotonic() - started < 1.5
+        assert 0.4 < time.monotonic() - started < 1.0
     assert cluster.state.revision == 3
 
 
@@ -256,7 +256,7 @@ def test_an_evicted_session_is_replaced_when_nothing_can_have_happened(cluster: 
 def test_an_evicted_session_makes_a_retry_unknown(cluster: StandIn, client: Client) -> None:
     client.put(b"k", b"v")
     cluster.faults.append("mute")
-    timer = later(0.5, cluster.state.sessions.clear)
+    timer = later(0.3, cluster.state.sessions.clear)
     with pytest.raises(OutcomeUnknown, match="evicted"):
         client.put(b"k", b"w")
     assert client.put(b"k", b"x") == 3
@@ -361,7 +361,7 @@ def test_bad_endpoints_are_refused_in_words(endpoint: str) -> None:
 def test_default_endpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_dir = str(tmp_path)
     monkeypatch.delenv("FOOD_ENDPOINTS", raising=False)
-    with pytest.raises(Unavailable, match="does not run on this machine.*--endpoints"):
+    with pytest.raises(Unavailable, match=r"does not run on this machine.*--endpoints"):
         default_endpoints(None, run_dir)
     for name in ("a", "b"):
         os.mkdir(tmp_path / name)
@@ -425,6 +425,7 @@ def test_hints_are_bounded_and_checked() -> None:
     for hint in (None, 7, "", "nonsense", "x" * 1000 + ":1", *[f"h{n}:1" for n in range(100)]):
         directory.on_refused("a:1", hint, "not I", 1.0)
     assert len(directory.learned) == LEARNED_MOST
+    strange: object
     for strange in (None, [], {}, {"role": "primary"}, {"role": "primary", "epoch": "x"}, {"role": 7, "primary": 8}):
         directory.on_info("a:1", strange, 1.0)
     assert "h99:1" in directory.learned
