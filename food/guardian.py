@@ -670,6 +670,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def serve(raw: dict[str, str], switches: set[str]) -> int:
     config = read_config_file(raw.get("config"))
+    os.umask(0o022)  # modes are given where they matter; Pacemaker's own mask is narrower
     os.environ.update(PATH=environment(os.environ)["PATH"])  # posix_spawnp searches here
     if "clear" in switches:
         # A stop must come through whatever the parameters are: only what clearing needs is looked at.

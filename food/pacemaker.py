@@ -93,7 +93,7 @@ def local_node() -> Argv:
 
 
 def node_list() -> Argv:
-    return ["corosync-cmapctl"]
+    return ["corosync-cmapctl", "nodelist"]
 
 
 def resolve(name: str) -> Argv:

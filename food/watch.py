@@ -145,7 +145,8 @@ class Watch:
             return
         self._surrender = False
         if score != self.score_wanted:
-            self._say("info", f"promotion score {score if score is not None else 'deleted'}: {why}")
+            # The daemon logs its own wishes.
+            self._say("debug", f"promotion score {score if score is not None else 'deleted'}: {why}")
         self.score_wanted, self._score_why, self._score_order = score, why, order
         self._score_tries.at = 0.0
         if self._score_settled():
