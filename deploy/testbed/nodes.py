@@ -130,7 +130,7 @@ class Host:
 
     def _write_disk(self, settings: Settings) -> None:
         self.disk.mkdir(parents=True)
-        seed.write_node_disk(self.disk, self.name, settings)
+        seed.write_node_disk(self.disk, self.name, settings, self._lab / "install")
         overlays = []
         for top in ("usr", "etc"):
             work = self.disk / f"work-{top}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
@@ -109,8 +110,16 @@ def write_shared_layer(layer: Path, settings: Settings) -> None:
         layout.write(layer / target, (layout.PACKAGE / "guest" / guest).read_text(), 0o755)
 
 
-def write_node_disk(disk: Path, node: str, settings: Settings) -> None:
-    """A node's own persistent directories, with the owners that Pacemaker insists on."""
+def write_node_disk(disk: Path, node: str, settings: Settings, installed: Path) -> None:
+    """A node's own persistent directories, with the owners that Pacemaker insists on.
+
+    `installed` is what the installer left, if it ran: its data and log directories keep their owners and modes.
+    """
+    for name in ("food", "log"):
+        if (installed / name).is_dir():
+            subprocess.run(["cp", "--archive", str(installed / name), str(disk)], check=True)
+        else:
+            (disk / name).mkdir()
     layout.write(disk / "etc/hostname", node + "\n")
     (disk / "usr").mkdir()
     for name, mode in (("cib", 0o750), ("pengine", 0o750), ("blackbox", 0o750), ("cores", 0o750)):
@@ -120,11 +129,10 @@ def write_node_disk(disk: Path, node: str, settings: Settings) -> None:
     shutil.chown(cib, "hacluster", "haclient")
     _private(disk / "log/pacemaker", 0o770)
     for name in ("corosync", "pcsd", "log/corosync", "log/cluster", "log/pcsd", "log/crmsh"):
-        (disk / name).mkdir(parents=True)
-    (disk / "food").mkdir()
+        (disk / name).mkdir(exist_ok=True)
 
 
 def _private(directory: Path, mode: int) -> None:
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
     directory.chmod(mode)
     shutil.chown(directory, "hacluster", "haclient")
