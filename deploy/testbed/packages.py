@@ -24,6 +24,7 @@ LAB = (
     "util-linux",
 )
 FOOD = ("python3-msgpack", "python3-sortedcontainers", "python3-zmq")
+PYTHON = "/usr/bin/python3"  # the one that the packages in FOOD belong to
 TOOLS = {
     "corosync": "corosync",
     "crm_mon": "pacemaker-cli-utils",

@@ -1,0 +1,338 @@
+"""The demonstration: a cluster, a promotable clone, a load that never stops, and everything that can go wrong.
+
+Events run one after another while tests/load.py writes and reads from the client host. Times of events are
+CLOCK_MONOTONIC of this machine, which the load uses too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from testbed import floors, packages
+from testbed.cluster import Lab
+from testbed.errors import LabError
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
+import load  # noqa: E402
+
+RESOURCE = "food"
+CLONE = f"{RESOURCE}-clone"
+CLIENT_PORT = 10001
+
+BEFORE_S = 3.0
+AFTER_S = 31.0  # the write gap is looked for up to 30 s after the event
+SETTLE_S = 90.0
+WRITERS, READERS, RATE = 4, 2, 100
+EVENTS = ("move", "kill", "stop", "links_cut", "power_off", "all_off")
+# Which of Pacemaker's own floors an event is compared with (testbed/floors.py).
+FLOOR_OF = {"move": "move", "power_off": "power_off", "all_off": "all_off"}
+
+
+@dataclass
+class Event:
+    name: str
+    at: float  # monotonic seconds
+    from_node: str
+    to_node: str = ""
+    write_gap_ms: int = 0
+    pacemaker_ms: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class Demo:
+    """One run. `tell` takes the lines to show; nothing here prints."""
+
+    def __init__(self, lab: Lab, directory: Path, tell: Callable[[str], object] = print):
+        self.lab = lab
+        self.history = directory / "load.jsonl"
+        self.events: list[Event] = []
+        self._tell = tell
+        self._began = time.monotonic()
+        self._load: subprocess.Popen[Any] | None = None
+
+    def say(self, text: str) -> None:
+        self._tell(f"{time.monotonic() - self._began:6.1f} s  {text}")
+
+    # --- The cluster ---
+
+    def operator(self, *argv: str, node: str | None = None) -> str:
+        """Runs a command on a node, shown as an operator would type it."""
+        node = node or self.on()[0]
+        self._tell(f"          {node}# {' '.join(argv)}")
+        return self.lab.run(node, argv, timeout_s=60).stdout
+
+    def on(self) -> list[str]:
+        return [node for node in self.lab.nodes if self.lab.on(node)]
+
+    def create(self) -> None:
+        self.say("creating the clone")
+        self.operator("pcs", "resource", "create", RESOURCE, "ocf:food:food", "promotable", "notify=true")
+        self.settle()
+        self.show()
+
+    def primary(self) -> str:
+        node = floors.promoted_node(self.lab, RESOURCE)
+        if node is None:
+            raise LabError("no node is promoted")
+        return node
+
+    def settle(self) -> float:
+        """Waits until one node is promoted, every other one in sync, and nothing under way."""
+        seconds = self.lab.wait(self._settled, SETTLE_S, "one primary and all others in sync")
+        self.lab.run(self.on()[0], ["crm_resource", "--wait", "--timeout=60"], timeout_s=70)
+        return seconds
+
+    def _settled(self) -> bool:
+        tree = self.lab.crm_mon(self.on()[0])
+        if tree is None:
+            return False
+        states = {}
+        for node in tree.iterfind("node_attributes/node"):
+            attributes = {item.get("name"): item.get("value") or "" for item in node.iterfind("attribute")}
+            states[node.get("name")] = attributes.get(f"{RESOURCE}-state", "")
+        others = [state for state in states.values() if not state.startswith("primary")]
+        whole = f"{len(self.lab.nodes)} of {len(self.lab.nodes)} in sync"
+        return (
+            len(states) == len(self.lab.nodes)
+            and sum(state.startswith("primary") and state.endswith(whole) for state in states.values()) == 1
+            and all(state.startswith("backup") and state.endswith("in sync") for state in others)
+        )
+
+    def show(self) -> None:
+        """crm_mon's view, without what never changes."""
+        text = self.lab.run(self.on()[0], ["crm_mon", "-A1"]).stdout
+        for line in text[text.find("Node List:") :].splitlines():
+            if line.strip():
+                self._tell(f"          | {line}")
+
+    def daemon(self, node: str) -> int:
+        """The daemon's pid inside the node; it is written in the lock that it holds."""
+        text = self.lab.run(node, ["cat", f"/run/food/{RESOURCE}/daemon.lock"]).stdout
+        found = re.search(r"\d+", text)
+        if not found:
+            raise LabError(f"{node}: no daemon's pid in its lock file")
+        return int(found[0])
+
+    # --- The load ---
+
+    @contextlib.contextmanager
+    def load(self) -> Iterator[None]:
+        """A stream of exactly-once writes and of linearizable reads while the body runs."""
+        endpoints = ",".join(f"{self.lab.address(node)}:{CLIENT_PORT}" for node in self.lab.nodes)
+        argv = [
+            packages.PYTHON,
+            load.__file__,
+            "--endpoints",
+            endpoints,
+            "--seconds",
+            "7200",
+            "--out",
+            str(self.history),
+        ]
+        argv += ["--writers", str(WRITERS), "--readers", str(READERS), "--rate", str(RATE)]
+        log = self.history.with_suffix(".log")
+        with log.open("w") as output:
+            self._load = self.lab.popen_client(argv, stdout=output, stderr=output)
+            try:
+                time.sleep(BEFORE_S)
+                yield
+            finally:
+                self._load.terminate()
+                try:
+                    self._load.wait(180)
+                except subprocess.TimeoutExpired:
+                    self._load.kill()
+        if self._load.returncode not in (0, 1):
+            raise LabError(f"the load ended with {self._load.returncode}: {log.read_text()[-500:]}")
+
+    # --- The events ---
+
+    def run(self, name: str) -> None:
+        """One event: settled before, watched for 30 s after, settled again."""
+        self.settle()
+        old = self.primary()
+        self.say(f"{name}: {old} is primary")
+        time.sleep(1.5)
+        heal = getattr(self, f"_{name}")(old)
+        event = self.events[-1]
+        time.sleep(max(0.0, event.at + AFTER_S - time.monotonic()))
+        if heal:
+            heal()
+        event.to_node = self.primary()
+        seconds = self.settle()
+        self.say(f"{name}: {event.to_node} is primary, all in sync ({seconds:.0f} s after the watch)")
+        if event.name in ("kill", "stop", "power_off", "links_cut"):
+            self.show()
+            event.notes += self._failures()
+            self.operator("pcs", "resource", "cleanup", RESOURCE)
+
+    def _begin(self, name: str, node: str) -> None:
+        self.events.append(Event(name, time.monotonic(), node))
+
+    def _failures(self) -> list[str]:
+        tree = self.lab.crm_mon()
+        found = [] if tree is None else list(tree.iterfind("failures/failure"))
+        return [
+            f"crm_mon: {f.get('op_key')} on {f.get('node')}: {f.get('exitreason') or f.get('status')}" for f in found
+        ]
+
+    def _move(self, node: str) -> None:
+        self._begin("move", node)
+        self.operator("pcs", "resource", "move", CLONE, "--promoted", node=node)
+
+    def _kill(self, node: str) -> None:
+        pid = self.daemon(node)
+        self._begin("kill", node)
+        self.operator("kill", "-KILL", str(pid), node=node)
+
+    def _stop(self, node: str) -> None:
+        pid = self.daemon(node)
+        self._begin("stop", node)
+        self.operator("kill", "-STOP", str(pid), node=node)
+
+    def _links_cut(self, node: str) -> Callable[[], None]:
+        pid = self.daemon(node)
+        self._begin("links_cut", node)
+        event = self.events[-1]
+        self.lab.cut(node, links="food")
+        self.say(f"food's links of {node} are cut, Corosync's are not")
+
+        def heal() -> None:
+            self.lab.heal(node)
+            same = self.daemon(node) == pid
+            event.notes.append("the role moved without a restart" if same else "the daemon was restarted")
+            self.say(f"healed; the daemon on {node} is {'the same as before' if same else 'another one'}")
+
+        return heal
+
+    def _power_off(self, node: str) -> Callable[[], None]:
+        self._begin("power_off", node)
+        self.lab.kill(node)
+        self.say(f"{node} has lost its power")
+
+        def back() -> None:
+            self.lab.wait_fenced(node)
+            primary, pid = self.primary(), self.daemon(self.primary())
+            self.lab.start(node)
+            self.say(f"{node} is switched on again")
+            self.lab.wait_online()
+            self.settle()
+            disturbed = (self.primary(), self.daemon(self.primary())) != (primary, pid)
+            self.events[-1].notes.append(
+                "the primary was disturbed by the return" if disturbed else "the return did not disturb the primary"
+            )
+
+        return back
+
+    def _all_off(self, node: str) -> None:
+        self._begin("all_off", node)
+        self.lab.kill(*self.lab.nodes)
+        self.say("every node has lost its power")
+        self.lab.start(*self.lab.nodes)
+        self.say("every node is switched on again")
+        self.lab.wait_online()
+
+    # --- The verdict ---
+
+    def verdict(self, measured: dict[str, int]) -> dict[str, Any]:
+        """The report of the whole run; `measured` are Pacemaker's floors, in milliseconds, if they were taken."""
+        history, final = load.read_history(self.history)
+        if final is None:
+            raise LabError("the load did not read the final state")
+        found = load.check(history, final)
+        for event in self.events:
+            event.write_gap_ms = round(load.write_gap_ms(history, event.at))
+            event.pacemaker_ms = measured.get(FLOOR_OF.get(event.name, "kill"))
+        times = [event.at for event in self.events]
+        acks = [write.end for write in history.writes if write.outcome == "ack"]
+        between = [sum(a <= ack < b for ack in acks) for a, b in zip(times, times[1:], strict=False)]
+        return {
+            **found,
+            "acknowledged_between_events": between,
+            "events": [
+                {
+                    "name": event.name,
+                    "write_gap_ms": event.write_gap_ms,
+                    "pacemaker_ms": event.pacemaker_ms,
+                    "from": event.from_node,
+                    "to": event.to_node,
+                    "notes": event.notes,
+                }
+                for event in self.events
+            ],
+        }
+
+
+def table(report: dict[str, Any]) -> str:
+    """The verdict for people."""
+    lines = ["", f"{'event':<12}{'role moved':<14}{'write gap':>12}{'Pacemaker alone':>18}   notes"]
+    for event in report["events"]:
+        floor = "-" if event["pacemaker_ms"] is None else f"{event['pacemaker_ms']} ms"
+        moved = f"{event['from']} -> {event['to']}"
+        gap = f"{event['write_gap_ms']} ms"
+        lines.append(f"{event['name']:<12}{moved:<14}{gap:>12}{floor:>18}   {'; '.join(event['notes'])}".rstrip())
+    lines += [
+        "",
+        f"acknowledged {report['acknowledged']}   unknown {report['unknown']}   lost {report['lost']}   "
+        f"duplicated {report['duplicated']}   stale {report['stale_reads']} of {report['reads']} reads",
+    ]
+    return "\n".join(lines + [f"  {problem}" for problem in report.get("problems", [])])
+
+
+def measure_floors(demo: Demo) -> dict[str, int]:
+    """What Pacemaker itself takes for the same events, with an agent that does nothing, in the same lab."""
+    lab = demo.lab
+    demo.say("measuring Pacemaker's own share with ocf:pacemaker:Stateful")
+    measured = floors.measure_all(lab, rounds=3)
+    for line in floors.table(measured).splitlines():
+        demo.say(line)
+    lab.run(lab.nodes[0], ["pcs", "resource", "delete", "floor"], timeout_s=90)
+    medians = {}
+    for name, rounds in measured.items():
+        # An operator's command has its own start; what Pacemaker takes begins with its first action.
+        values = sorted(floor.actions_ms if name == "move" else floor.ms for floor in rounds)
+        medians[name] = values[len(values) // 2]
+    return medians
+
+
+def run(
+    directory: Path,
+    name: str,
+    events: Sequence[str] = EVENTS,
+    with_floors: bool = False,
+    keep: bool = False,
+) -> dict[str, Any]:
+    """The whole demonstration; returns the report. With `keep`, the cluster stays up."""
+    lab = Lab(name, 3, install=True, background=keep)
+    with contextlib.ExitStack() as stack:
+        if keep:
+            lab.up()
+        else:
+            stack.enter_context(lab)
+        demo = Demo(lab, directory)
+        measured = measure_floors(demo) if with_floors else {}
+        demo.create()
+        with demo.load():
+            for event in events:
+                demo.run(event)
+            demo.say("stopping the load, reading everything back")
+        report = demo.verdict(measured)
+        print(table(report), flush=True)
+        if keep:
+            here = Path(sys.argv[0]).with_name("lab")
+            print(f"\nThe cluster is still up. Enter a node:  {here} --name {name} exec n1 -- bash")
+            print(f"Then try: crm_mon -A, foodctl status.   Take it down:  {here} --name {name} down")
+        return report
+
+
+def write_report(path: Path, report: dict[str, Any]) -> None:
+    path.write_text(json.dumps(report, indent=2) + "\n")
