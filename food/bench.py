@@ -49,6 +49,7 @@ class Stage:
         self.times = array("d")
         self.errors = 0
         self.error_texts: list[str] = []
+        self.first_error: FoodError | None = None
         self.measuring = False
         self.ending = False
         self.working = 0  # clients with a request under way
@@ -61,8 +62,8 @@ class Stage:
 
     def run(self, seconds: float) -> Figures:
         self._all(self.first, self.timeout_s)
-        if self.error_texts:
-            raise FoodError(f"bench could not begin: {self.error_texts[0]}")
+        if self.first_error:
+            raise self.first_error
         self.measuring = True
         started = now = time.monotonic()
         for member in self.members:
@@ -111,6 +112,7 @@ class Stage:
         self.working -= 1
         if outcome.error:
             self.errors += 1
+            self.first_error = self.first_error or outcome.error
             if len(self.error_texts) < ERRORS_SHOWN_MOST:
                 self.error_texts.append(str(outcome.error))
         if self.measuring:

@@ -229,9 +229,11 @@ def _headline(status: Status) -> str:
     leader = status.answers.get(status.leader or "")
     if leader:
         text = f"{leader.get('node')} is primary, epoch {_epoch(leader.get('epoch'))}, at {status.leader}"
-        rivals = [str(a.get("node")) for a in answers if a.get("role") == "primary" and a["node"] != leader.get("node")]
+        rivals = [
+            str(a.get("node")) for a in answers if a.get("role") == "primary" and a.get("node") != leader.get("node")
+        ]
         if rivals:
-            text += f"; {', '.join(rivals)} still claims the role of an older epoch and cannot acknowledge anything"
+            text += f"; {', '.join(rivals)} still claims the role, of an older epoch: it cannot acknowledge anything"
         return f"{text}. Revision {leader.get('revision')}."
     if answers:
         return "Nobody is primary: nothing can be written. Promoting is Pacemaker's work: see crm_mon -A1."
@@ -285,7 +287,7 @@ def _ago(seconds: Any) -> str:
     if whole < 2 * 3600:
         return f"{whole // 60} min"
     if whole < 2 * 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
+        return f"{whole // 3600} h"
     return f"{whole // 86400} d"
 
 

@@ -215,7 +215,7 @@ def check(history: History, final: Final) -> dict[str, Any]:
 
 
 def _check_key(report: Report, write: Write, final: Final) -> bool:
-    """A key written once. Returns whether it is there."""
+    """A key written once. Returns whether it took effect, lost since or not."""
     row = final.rows.get(write.key)
     if write.outcome == "compare":
         # Its key was absent and belongs to nobody else: found there, it was executed before.
@@ -223,7 +223,7 @@ def _check_key(report: Report, write: Write, final: Final) -> bool:
     if row is None:
         if write.outcome == "ack":
             report.problem("lost", f"{write.key}, acknowledged at revision {write.revision}, is not there")
-        return False
+        return write.outcome == "ack"
     value, revision = row
     if write.outcome == "failed":
         report.problem("phantom", f"{write.key} is there at revision {revision}, but was refused")
@@ -263,7 +263,7 @@ def _check_counter(report: Report, chain: list[Write], reads: list[Read], row: t
             name = "duplicated" if revision > last.revision else "lost"
             report.problem(name, f"{key} is at revision {revision}, acknowledged at {last.revision}")
         return applied
-    later = {write.value for write in chain if write.start >= last.end and write.outcome in ("unknown", "compare")}
+    later = {write.value for write in chain if write.start >= last.end}  # whether they should be is judged above
     if value in later:
         return applied
     order = [write.value for write in acked]
@@ -305,14 +305,14 @@ def _check_order(report: Report, acked: list[Write]) -> None:
 
 def _check_span(report: Report, applied: int, span: tuple[int, int]) -> None:
     """Between the marks there is one revision for each change, and no other."""
-    surplus = span[1] - span[0] - 1 - applied
-    hidden = surplus + report.lost - report.duplicated
-    if hidden > 0:
-        report.problem("duplicated", f"{surplus} more revisions than changes")
-        report.duplicated += hidden - 1
-    missing = -surplus - report.lost
+    changes = span[1] - span[0] - 1
+    extra = changes - applied - report.duplicated
+    if extra > 0:
+        report.problem("duplicated", f"{changes} revisions for {applied} changes")
+        report.duplicated += extra - 1
+    missing = applied - report.lost - changes  # what is lost may have had its revision, or not
     if missing > 0:
-        report.problem("lost", f"{-surplus} fewer revisions than changes")
+        report.problem("lost", f"only {changes} revisions for {applied} changes")
         report.lost += missing - 1
 
 
