@@ -208,7 +208,10 @@ class Lab:
         self._request("kill", nodes=list(nodes))
 
     def start(self, *nodes: str) -> None:
-        """Boot nodes that are off. Returns when they run, not when they have joined: see `wait_online`."""
+        """Boot nodes that are off. Returns when they run, not when they have joined: see `wait_online`.
+
+        After a `kill`, `wait_fenced` first: the others fence a node that they lost even if it is booting by then.
+        """
         self._request("start", nodes=list(nodes))
 
     def shut_down(self, *nodes: str, timeout_s: float = 60.0) -> None:
@@ -258,11 +261,11 @@ class Lab:
 
     def wait_online(self, timeout_s: float = ONLINE_TIMEOUT_S) -> None:
         """Wait until every node that is on is online, in one quorate membership with a DC, and fencing is ready."""
-        powered = [node for node in self.nodes if self.on(node)]
+        powered = self._powered()
         try:
             self.wait(lambda: self._is_online(powered), timeout_s, f"{', '.join(powered)} online with a DC")
         except LabError as error:
-            raise LabError(f"{error}\n{self._crm_mon_text(powered)}") from error
+            raise LabError(f"{error}\n{self._crm_mon_text()}") from error
 
     def wait_fenced(self, node: str, timeout_s: float = 30.0) -> float:
         """Wait until the others hold a node that is off for cleanly down; the seconds it took."""
@@ -275,15 +278,20 @@ class Lab:
 
     def crm_mon(self, node: str | None = None) -> ElementTree.Element | None:
         """What `crm_mon --output-as=xml` says on `node`, or on the first that is on; None while it cannot say."""
-        on = [node] if node else [name for name in self.nodes if self.on(name)]
-        if not on:
+        asked = node or next(iter(self._powered()), None)
+        if asked is None:
             return None
-        done = self.run(on[0], ["crm_mon", "-1", "--output-as=xml"], check=False)
+        done = self.run(asked, ["crm_mon", "-1", "--output-as=xml"], check=False)
         if done.returncode != 0:
             return None
         return ElementTree.fromstring(done.stdout)
 
     def _is_online(self, nodes: Sequence[str]) -> bool:
+        lost = [node for node in nodes if node not in self._powered()]
+        if lost:
+            raise LabError(
+                f"lab {self.settings.name}: {', '.join(lost)} lost power, most likely to fencing, while booting"
+            )
         for asked in nodes:
             tree = self.crm_mon(asked)
             dc = tree.find("summary/current_dc") if tree is not None else None
@@ -300,8 +308,11 @@ class Lab:
                     return False
         return bool(nodes)
 
-    def _crm_mon_text(self, nodes: Sequence[str]) -> str:
-        texts = (self.run(node, ["crm_mon", "-1"], check=False) for node in nodes[:1])
+    def _powered(self) -> list[str]:
+        return [node for node, state in self.status()["nodes"].items() if state["on"]]
+
+    def _crm_mon_text(self) -> str:
+        texts = (self.run(node, ["crm_mon", "-1"], check=False) for node in self._powered()[:1])
         return "\n".join((text.stdout + text.stderr).strip() for text in texts)
 
     def _known(self, host: str) -> None:
@@ -361,7 +372,8 @@ class Lab:
             try:
                 connection.connect(str(self.directory / "warden.sock"))
                 connection.sendall(json.dumps({"do": action, **arguments}).encode() + b"\n")
-                reply = connection.makefile().readline()
+                with connection.makefile() as stream:
+                    reply = stream.readline()
             except OSError as error:
                 raise LabError(f"lab {self.settings.name} does not answer ({error}); is it up?") from error
         answer: dict[str, Any] = json.loads(reply) if reply else {"error": "the warden ended while it was asked"}

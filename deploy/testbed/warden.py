@@ -159,7 +159,8 @@ def answer(connection: socket.socket, requests: dict[str, Callable[..., Answer]]
     with connection, contextlib.suppress(OSError):
         reply: Answer
         try:
-            request = json.loads(connection.makefile("rb").readline(MAX_REQUEST_BYTES))
+            with connection.makefile("rb") as stream:
+                request = json.loads(stream.readline(MAX_REQUEST_BYTES))
             name = request.pop("do")
             if name not in requests:
                 raise LabError(f"unknown request {name!r}")
