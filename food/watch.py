@@ -48,7 +48,7 @@ class Job:
         self.urgent = urgent  # does not wait for a running tool
 
     def __repr__(self) -> str:
-        return f"Job({self.kind}{self.name and ' ' + self.name}{'' if self.value is None else f' {self.value}'})"
+        return f"Job({self.kind}{self.name and ' ' + self.name}{'' if self.value in (None, '') else f' {self.value}'})"
 
 
 class Retry:

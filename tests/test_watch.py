@@ -1,0 +1,283 @@
+"""What the guardian decides (food/watch.py), with time in the test's hand and no process anywhere."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from food import watch
+from food.watch import Job, Watch
+
+
+def up(role: str = "backup", score: int | None = 100) -> Watch:
+    """A daemon that is up at time 1 with its score in place."""
+    guard = Watch(0.0, 1500)
+    guard.node, guard.nodes = "n1", ["n1", "n2", "n3"]
+    guard.beat(1.0)
+    guard.role_is(role, 1.0)
+    guard.order_score(1, score, "in sync", False, 1.0)
+    run(guard, 1.0)
+    guard.answers.clear()
+    return guard
+
+
+def run(guard: Watch, now: float, found: dict[str, Any] | None = None, fails: str = "") -> list[str]:
+    """Carries out all jobs that are due: their names. `found` answers the questions; None is "nothing there"."""
+    done: list[str] = []
+    while (job := guard.next_job(now, busy=False)) is not None:
+        done.append(repr(job)[4:-1])
+        value = (found or {}).get(job.kind + job.name, guard.score_wanted if job.kind == "get_score" else job.value)
+        guard.done(job, job.kind != fails, value, "tool: broken", now)
+        assert len(done) < 50
+    return [name for name in done if name != "nodes"]
+
+
+def test_a_score_is_written_once_and_the_order_answered() -> None:
+    guard = Watch(0.0, 1500)
+    guard.order_score(7, 100, "in sync", False, 1.0)
+    assert guard.answers == []
+    assert run(guard, 1.0) == ["set_score 100"]
+    assert guard.answers == [(7, None)]
+    guard.order_score(8, 100, "still in sync", False, 1.1)
+    assert run(guard, 1.1) == []
+    assert guard.answers[1:] == [(8, None)]
+
+
+def test_only_the_newest_score_order_counts() -> None:
+    guard = Watch(0.0, 1500)
+    guard.order_score(1, 10, "catching up", False, 1.0)
+    guard.order_score(2, 100, "in sync", False, 1.0)
+    assert guard.answers == [(1, None)]
+    assert run(guard, 1.0) == ["set_score 100"]
+    assert guard.answers == [(1, None), (2, None)]
+
+
+def test_a_score_overtaken_while_its_tool_runs_is_written_after_it() -> None:
+    guard = Watch(0.0, 1500)
+    guard.order_score(1, 10, "catching up", False, 1.0)
+    job = guard.next_job(1.0, busy=False)
+    assert job is not None
+    guard.order_score(2, 100, "in sync", False, 1.01)
+    guard.done(job, True, None, "", 1.02)
+    assert guard.answers == [(1, None)]
+    assert run(guard, 1.02) == ["set_score 100"]
+
+
+def test_a_failing_tool_is_tried_again_later_and_logged_once() -> None:
+    guard = Watch(0.0, 1500)
+    guard.order_score(1, 100, "in sync", False, 1.0)
+    now, tries = 1.0, 0
+    for _ in range(200):
+        tries += run(guard, now, fails="set_score").count("set_score 100")
+        now += 0.1
+    assert 5 <= tries <= 10
+    assert guard.answers == [(1, "tool: broken")], "the daemon is told after some tries, the wish stays"
+    assert len([text for _, text in guard.log if "failed" in text]) == 1
+    assert run(guard, now + 20) == ["set_score 100"]
+    assert any("works again" in text for _, text in guard.log)
+
+
+def test_a_lost_score_is_deleted_and_set() -> None:
+    guard = up()
+    assert run(guard, 2.0, {"get_score": None}) == ["get_score", "delete_score in sync", "set_score 100"]
+    assert any("restoring" in text for _, text in guard.log)
+
+
+def test_another_value_is_overwritten_without_deleting_which_would_demote() -> None:
+    guard = up("primary", 1000)
+    assert run(guard, 2.0, {"get_score": 5}) == ["get_score", "set_score 1000"]
+    assert run(guard, 3.0, {"get_score": 5}) == ["get_score", "delete_score in sync", "set_score 1000"]
+
+
+def test_the_score_is_checked_about_every_two_seconds() -> None:
+    guard = up()
+    checks = sum(run(guard, 2.0 + step / 10).count("get_score") for step in range(200))
+    assert 9 <= checks <= 11
+
+
+def test_a_question_without_an_answer_changes_nothing() -> None:
+    guard = up()
+    assert run(guard, 2.0, fails="get_score") == ["get_score"]
+
+
+def test_a_dead_primary_loses_its_score_at_once_even_beside_a_running_tool() -> None:
+    guard = up("primary", 1000)
+    guard.died("killed by signal 9", 5.0)
+    job = guard.next_job(5.0, busy=True)
+    assert job is not None and job.kind == "delete_score" and job.urgent
+    guard.done(job, True, None, "", 5.03)
+    assert run(guard, 5.1) == [], "no failure is reported while the role may still move"
+    guard.role_moved(5.2)
+    assert not guard.awaits_role_move()
+    assert "fail" not in " ".join(run(guard, 5.0 + watch.ROLE_MOVE_LIMIT_S + 1))
+
+
+def test_a_dead_primary_whose_role_does_not_move_is_reported() -> None:
+    guard = up("primary", 1000)
+    guard.died("killed by signal 9", 5.0)
+    run(guard, 5.0)
+    assert "fail killed by signal 9" in run(guard, 5.01 + watch.ROLE_MOVE_LIMIT_S)
+
+
+def test_a_dead_backup_is_reported_at_once_and_again_with_growing_pauses() -> None:
+    guard = up()
+    guard.died("exit status 1", 5.0)
+    assert run(guard, 5.0) == ["delete_score the daemon is gone", "fail exit status 1"]
+    times = []
+    for tick in range(3000):
+        now = 6.0 + tick
+        if "fail exit status 1" in run(guard, now):
+            times.append(now)
+    pauses = [after - before for before, after in itertools.pairwise(times)]
+    assert pauses == sorted(pauses) and pauses[0] >= 10 and pauses[-1] <= 301
+
+
+def test_a_stop_cancels_the_report() -> None:
+    guard = up("primary", 1000)
+    guard.died("killed by signal 9", 5.0)
+    run(guard, 5.0)
+    guard.terminate(6.0)
+    assert "fail" not in " ".join(run(guard, 9.0))
+    assert guard.finished(9.0)
+
+
+def test_a_daemon_that_never_came_up_ends_the_guardian_without_a_report() -> None:
+    guard = Watch(0.0, 1500)
+    guard.died("exit status 1", 1.0)
+    assert guard.reason == "exit status 1"
+    assert run(guard, 1.0) == ["delete_score"]
+    assert guard.finished(1.1)
+
+
+def test_the_daemons_own_last_words_are_the_reason() -> None:
+    guard = up()
+    guard.exiting("disk full")
+    guard.died("exit status 1", 5.0)
+    assert guard.reason == "disk full"
+
+
+def test_watchdog_counts_from_the_first_beat() -> None:
+    guard = Watch(0.0, 1500)
+    assert guard.condemned(watch.START_LIMIT_S - 1) is None
+    assert "did not come up" in (guard.condemned(watch.START_LIMIT_S) or "")
+    guard.beat(20.0)
+    assert guard.condemned(21.4) is None
+    assert "stood still for 1500 ms" in (guard.condemned(21.5) or "")
+
+
+def test_a_paused_machine_is_not_the_daemons_fault() -> None:
+    guard = up()
+    guard.overslept(60.0)
+    assert guard.condemned(61.5) is None
+    assert guard.condemned(63.0) is not None
+
+
+def test_surrender_only_while_another_node_shows_a_score() -> None:
+    guard = up("primary", 1000)
+    guard.order_score(2, None, "no majority", True, 5.0)
+    assert guard.answers == [(2, None)]
+    alone = {"get_othern2": None, "get_othern3": -1}
+    assert [job for job in run(guard, 5.0, alone) if job.startswith(("get_other", "delete"))] == [
+        "get_other n2",
+        "get_other n3",
+    ]
+    assert "delete_score no majority" in run(guard, 5.6, {"get_othern2": None, "get_othern3": 10})
+    guard.order_score(3, 1000, "majority again", False, 6.0)
+    assert run(guard, 6.0) == ["set_score 1000"]
+
+
+def test_a_new_order_ends_the_surrender() -> None:
+    guard = up("primary", 1000)
+    guard.order_score(2, None, "no majority", True, 5.0)
+    guard.order_score(3, 1000, "majority again", False, 5.1)
+    assert not [job for job in run(guard, 7.0, {"get_othern2": 10}) if job.startswith(("get_other", "delete"))]
+
+
+def test_attributes_wait_until_the_role_has_settled_but_not_for_ever() -> None:
+    guard = up()
+    guard.order_attributes(5, {"food-state": "in sync"}, 1.1)
+    assert guard.answers == [(5, None)]
+    assert "set_attribute food-state in sync" not in run(guard, 1.2)
+    assert "set_attribute food-state in sync" in run(guard, 3.0)
+    now, written = 10.0, 0
+    guard.order_attributes(6, {"food-state": "catching up"}, now)
+    for step in range(150):
+        guard.role_is("backup", now + step / 10)
+        written += run(guard, now + step / 10).count("set_attribute food-state catching up")
+    assert written == 1
+
+
+def test_lost_attributes_are_restored() -> None:
+    guard = up()
+    guard.order_attributes(5, {"food-state": "in sync"}, 1.0)
+    run(guard, 5.0)
+    jobs = run(guard, 30.0, {"get_attributefood-state": None})
+    wanted = ["get_attribute food-state", "delete_attribute food-state", "set_attribute food-state in sync"]
+    assert [job for job in jobs if "attribute" in job] == wanted
+
+
+def test_a_stop_removes_score_and_attributes_and_waits_for_the_daemon() -> None:
+    guard = up()
+    guard.order_attributes(5, {"food-state": "in sync"}, 1.0)
+    run(guard, 5.0)
+    guard.terminate(6.0)
+    assert run(guard, 6.0) == ["delete_score in sync", "delete_attribute food-state"]
+    assert not guard.finished(6.1)
+    guard.died("exit status 0", 6.1)
+    assert guard.finished(6.1)
+
+
+def test_a_stop_ends_although_the_tools_do_not_work() -> None:
+    guard = up()
+    guard.terminate(6.0)
+    guard.died("exit status 0", 6.1)
+    run(guard, 6.1, fails="delete_score")
+    assert not guard.finished(6.2)
+    assert guard.finished(6.0 + watch.STOP_TOOLS_LIMIT_S)
+
+
+def test_a_stop_kills_a_daemon_that_does_not_end() -> None:
+    guard = up()
+    guard.terminate(6.0)
+    assert guard.condemned(6.1) is None
+    assert guard.condemned(6.0 + watch.STOP_GRACE_S) is not None
+
+
+def test_a_living_daemons_report_is_carried_out_and_answered() -> None:
+    guard = up()
+    guard.order_fail(9, "role did not move", 5.0)
+    assert "fail role did not move" in run(guard, 5.0)
+    assert guard.answers == [(9, None)]
+    assert "fail" not in " ".join(run(guard, 60.0)), "once: only a dead daemon's is repeated"
+
+
+def test_a_candidates_death_is_left_to_the_failing_promote_first() -> None:
+    guard = up("candidate")
+    guard.died("killed by signal 9", 5.0)
+    assert run(guard, 5.1) == ["delete_score the daemon is gone"]
+    assert "fail killed by signal 9" in run(guard, 5.6)
+
+
+def test_one_tool_at_a_time() -> None:
+    guard = up()
+    guard.order_score(2, 10, "catching up", False, 5.0)
+    assert guard.next_job(5.0, busy=True) is None
+
+
+def test_a_tool_killed_for_something_more_pressing_is_run_again() -> None:
+    guard = up()
+    guard.died("exit status 1", 5.0)
+    jobs: list[Job] = []
+    while (job := guard.next_job(5.0, busy=False)) is not None:
+        jobs.append(job)
+    failing = next(job for job in jobs if job.kind == "fail")
+    guard.dropped(failing)
+    assert "fail exit status 1" in run(guard, 5.1)
+
+
+def test_waking_times_lie_ahead() -> None:
+    guard = up()
+    for step in range(100):
+        now = 1.0 + step / 7
+        run(guard, now)
+        assert now < guard.wake_at(now) <= now + 1.0
