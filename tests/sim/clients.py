@@ -1,0 +1,162 @@
+"""Clients with sessions: pipelining, retries of the same sequence number at any node, and linearizable reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgpack
+
+from food.core.state import Result
+
+from .invariants import Violation
+from .model import Version
+from .node import Node, Request
+
+if TYPE_CHECKING:
+    from .simulator import Simulation
+
+KEYS = [b"a", b"ab", b"b", b"c", b"d"]
+RETRY_MS = 250
+STEP_MS = 25
+PIPELINE = 4
+
+
+class Whose(NamedTuple):
+    client: int
+    session: int
+    seq: int  # 0: a session is opened
+    read: int  # 0: a write
+    key: bytes
+    floor: Version | None
+
+
+class Write:
+    def __init__(self, op: list[Any]) -> None:
+        self.op = op
+        self.sent_ms = -RETRY_MS
+
+
+class Client:
+    def __init__(self, clients: Clients, number: int) -> None:
+        self.clients = clients
+        self.world = clients.world
+        self.number = number
+        self.session = 0
+        self.seq = 0
+        self.waiting: dict[int, Write] = {}  # by seq
+        self.revisions: dict[bytes, int] = {}
+        self.target = self.world.names[0]
+        self._opened_ms = -RETRY_MS
+        self._written = 0
+        self._reads = 0
+
+    def step(self) -> None:
+        rng, now = self.world.rng, self.world.now
+        if rng.random() < 0.3:
+            self._find()
+        if not self.session:
+            if now - self._opened_ms >= RETRY_MS:
+                self._opened_ms = now
+                self._send(Whose(self.number, 0, 0, 0, b"", None), [0, 0, 0, "open"])
+        else:
+            while len(self.waiting) < PIPELINE and rng.random() < 0.5:
+                self.seq += 1
+                self.waiting[self.seq] = Write(self._new())
+            for seq, write in self.waiting.items():
+                if now - write.sent_ms >= RETRY_MS:
+                    self._write(seq, write)
+        if rng.random() < 0.4:
+            self._read(rng.choice(KEYS))
+        self.world.after(STEP_MS, self.step)
+
+    def _new(self) -> list[Any]:
+        rng = self.world.rng
+        key = rng.choice(KEYS)
+        self._written += 1
+        value = b"%d-%d" % (self.number, self._written)
+        chance = rng.random()
+        if chance < 0.6:
+            return ["put", key, value]
+        if chance < 0.8:
+            return ["del", key]
+        return ["cas", key, self.revisions.get(key, 0), value]
+
+    def _write(self, seq: int, write: Write) -> None:
+        write.sent_ms = self.world.now
+        done = min(self.waiting) - 1
+        self._send(Whose(self.number, self.session, seq, 0, b"", None), [self.session, seq, done, *write.op])
+
+    def _read(self, key: bytes) -> None:
+        self._reads += 1
+        whose = Whose(self.number, 0, 0, self._reads, key, None)
+        self._send(whose, None)
+
+    def _send(self, whose: Whose, command: list[Any] | None) -> None:
+        target = self.world.node(self.target)
+        packed = None if command is None else msgpack.packb(command)
+        for delay in self.world.network.delays("client", self.target):
+            self.world.after(delay, self._arrive, target, whose, packed)
+
+    def _arrive(self, target: Node, whose: Whose, packed: bytes | None) -> None:
+        if whose.read:
+            # The read starts here at the latest: whatever is committed by now must be seen.
+            whose = whose._replace(floor=self.world.watch.floor(whose.key))
+        target.take(Request(whose, packed, whose.key if whose.read else None))
+
+    def _find(self) -> None:
+        """A guess at who is primary: often a node that thinks so."""
+        rng = self.world.rng
+        primaries = [n.name for n in self.world.nodes if n.replica and n.replica.leading]
+        self.target = rng.choice(primaries) if primaries and rng.random() < 0.8 else rng.choice(self.world.names)
+
+    def answered(self, whose: Whose, result: Result) -> None:
+        if whose.read:
+            if result.status == 0:
+                self.clients.reads += 1
+                if result.value:
+                    self.revisions[whose.key] = result.value[1]
+            return
+        if result.status in ("not_primary", "busy"):
+            self._find()
+        if whose.seq == 0:
+            if result.status == 0 and not self.session:
+                self.session, self.seq, self.waiting = result.value, 0, {}
+            return
+        if whose.session != self.session or whose.seq not in self.waiting:
+            return
+        match result.status:
+            case 0 | "compare":
+                del self.waiting[whose.seq]
+                self.clients.done += 1
+            case "session":
+                raise Violation("a session that is in use is known")
+            case "not_primary" | "busy" | "order":
+                self.waiting[whose.seq].sent_ms = min(self.waiting[whose.seq].sent_ms, self.world.now - RETRY_MS + 30)
+            case "unknown":
+                pass  # the retry of the same sequence number will tell
+            case other:
+                raise Violation(f"answer {other}: {result.value}")
+
+
+class Clients:
+    def __init__(self, world: Simulation, count: int) -> None:
+        self.world = world
+        self.done = 0
+        self.reads = 0
+        self.all = [Client(self, number) for number in range(count)]
+        for client in self.all:
+            world.after(world.rng.randrange(STEP_MS), client.step)
+
+    def answered(self, node: Node, whose: object, result: Result) -> None:
+        """An answer leaves `node`: judged here, whether or not it arrives."""
+        assert isinstance(whose, Whose)
+        watch = self.world.watch
+        if whose.read:
+            if result.status == 0:
+                assert whose.floor is not None
+                watch.on_read_answer(node, whose.key, whose.floor, result.value)
+        elif whose.seq:
+            watch.on_write_answer(node, whose.session, whose.seq, result)
+        client = self.all[whose.client]
+        for delay in self.world.network.delays(node.name, "client"):
+            self.world.after(delay, client.answered, whose, result)

@@ -1,0 +1,242 @@
+"""Seeded defects: one rule of PROTOCOL.md left out each, to see that the simulator would notice.
+
+Each patches the shipped code from outside, and only while its context is open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from food.core import following, leading, local, promotion, quorum, replica, snapshot
+from food.core.following import Following
+from food.core.leading import Leading, Read
+from food.core.local import Local, Recovered
+from food.core.message import Entry, Epoch, Member, MemberList, Position
+from food.core.promotion import Promotion
+from food.core.ready import Ready
+from food.core.replica import Replica
+from food.core.state import Session, State
+from food.driver import Shell
+
+from . import node as sim_node
+
+Defect = Callable[[], Any]
+DEFECTS: dict[str, Defect] = {}
+
+
+def defect(target: Any, name: str) -> Callable[[Callable[..., Any]], Defect]:
+    """Registers a replacement for `target.name`; it is handed the original first."""
+
+    def register(replacement: Callable[..., Any]) -> Defect:
+        original = getattr(target, name)
+
+        @contextmanager
+        def applied() -> Iterator[None]:
+            def changed(*args: Any, **kwargs: Any) -> Any:
+                return replacement(original, *args, **kwargs)
+
+            with patch.object(target, name, changed):
+                yield
+
+        DEFECTS[replacement.__name__] = applied
+        return applied
+
+    return register
+
+
+# --- Epochs and seals ---
+
+
+@defect(quorum, "majority")
+def half_is_enough_for_even_lists(original: Any, stores: Collection[str]) -> int:
+    return (len(stores) + 1) // 2
+
+
+@defect(Replica, "_on_seal")
+def same_number_promised_twice(original: Any, self: Replica, sender: Member, epoch: Epoch) -> None:
+    promise = self.local.promise
+    if epoch.number == promise.number and epoch > promise:
+        self.local.promise = Epoch(promise.number - 1, "")
+    original(self, sender, epoch)
+
+
+@defect(Local, "promise_epoch")
+def promise_not_saved(original: Any, self: Local, epoch: Epoch) -> None:
+    original(self, epoch)
+    self._save.promise = None
+
+
+@defect(Replica, "__init__")
+def restart_keeps_leading(original: Any, self: Replica, own: Local, isolation_ms: int, now_ms: int) -> None:
+    original(self, own, isolation_ms, now_ms)
+    if own.promise.candidate == own.store and own.log.members:
+        self.leading = Leading(own, own.promise, None, now_ms)
+
+
+@defect(Replica, "_on_seal")
+def seal_answered_without_stepping_down(original: Any, self: Replica, sender: Member, epoch: Epoch) -> None:
+    kept = self.leading
+    self.leading = None
+    original(self, sender, epoch)
+    self.leading = kept
+
+
+# --- Promotion ---
+
+
+@defect(Promotion, "_advance")
+def donor_not_awaited(original: Any, self: Promotion, now_ms: int) -> None:
+    for store, sealed in self._sealed.items():
+        self._sealed[store] = sealed._replace(last=min(sealed.last, self._local.log.last))
+    original(self, now_ms)
+
+
+@defect(Leading, "_count")
+def old_epochs_entries_counted(original: Any, self: Leading) -> None:
+    own = self._local
+    agreed = quorum.reached(own.voters, {**self._matched, own.store: self._saved})
+    if agreed > own.commit:
+        for index, result in own.advance(agreed):
+            if (whose := self.pending.pop(index, None)) is not None:
+                own.ready.answers.append((whose, result))
+
+
+@defect(Promotion, "_advance")
+def adopted_list_not_counted(original: Any, self: Promotion, now_ms: int) -> None:
+    """Counts in the list that ruled when the promotion began."""
+    if not hasattr(self, "first_list"):
+        self.first_list = self._local.log.members  # type: ignore[attr-defined]
+    members = self._local.log.members
+    first: MemberList | None = self.first_list  # type: ignore[attr-defined]
+    if members and first and self._local.store in self._sealed and self._local.store in members.stores:
+        counted = {s for s, sealed in self._sealed.items() if sealed.last <= self._local.log.last}
+        if quorum.holds(first.stores, counted):
+            self.won = True
+            return
+    original(self, now_ms)
+
+
+@defect(Leading, "propose")
+def served_before_the_barrier(original: Any, self: Leading, whose: object, command: bytes) -> None:
+    self.pending[self._append(0, command)] = whose
+
+
+# --- Log ---
+
+
+@defect(Following, "__init__")
+def matched_not_reset(original: Any, self: Following, own: Local, *args: Any) -> None:
+    original(self, own, *args)
+    self.matched = own.log.last.index
+
+
+@defect(Following, "_match")
+def commit_up_to_what_is_held(original: Any, self: Following, index: int, commit: int) -> None:
+    self.matched = max(self.matched, index)
+    self._ack_due = True
+    if (commit := min(commit, self._local.log.last.index)) > self._local.commit:
+        self._local.advance(commit)
+
+
+@defect(Local, "merge")
+def every_append_cuts_the_tail(original: Any, self: Local, prev: Position, entries: Sequence[Entry]) -> int | None:
+    reached: int | None = original(self, prev, entries)
+    if reached is not None and self.log.last.index > reached >= self.commit:
+        self.log.truncate(reached + 1)
+        self._save.truncate(reached + 1)
+    return reached
+
+
+@defect(Leading, "_append")
+def counted_before_its_own_save(original: Any, self: Leading, kind: Any, data: bytes) -> int:
+    index: int = original(self, kind, data)
+    self._saved = index
+    self._count()
+    return index
+
+
+@defect(sim_node, "finish_turn")
+def acknowledged_before_the_save(original: Any, own: Replica, shell: Shell, now_ms: int) -> None:
+    ready: Ready = own.ready(now_ms)
+    for message in ready.publish:
+        shell.publish(message)
+    for node, sent in ready.send:
+        shell.send(node, sent)
+    if ready.save:
+        shell.save(ready.save)
+        own.saved(now_ms)
+    for message in ready.publish_saved:
+        shell.publish(message)
+    for whose, result in ready.answers:
+        shell.answer(whose, result)
+    original(own, shell, now_ms)
+
+
+@defect(Local, "__init__")
+def replayed_past_the_commit(original: Any, self: Local, recovered: Recovered, life: str, nodes: Sequence[str]) -> None:
+    original(self, recovered._replace(commit=recovered.log.last.index), life, nodes)
+
+
+@defect(snapshot, "Snapshot")
+def sessions_outside_the_snapshot(original: Any, *args: Any) -> Any:
+    return original(*args[:-1], {})
+
+
+@defect(local.State, "restore")
+def results_outside_the_snapshot(original: Any, self: State, *args: Any) -> None:
+    original(self, *args)
+    self.sessions = {number: Session(s.seq, s.used) for number, s in self.sessions.items()}
+
+
+# --- Member list ---
+
+
+@defect(Leading, "change_members")
+def two_lists_at_once(original: Any, self: Leading, members: MemberList) -> str | None:
+    with patch.object(type(self._local.log), "members_index", 0):
+        refused: str | None = original(self, members)
+    return refused
+
+
+@defect(Leading, "change_members")
+def list_before_the_barrier(original: Any, self: Leading, members: MemberList) -> str | None:
+    with patch.object(Leading, "serving", True):
+        refused: str | None = original(self, members)
+    return refused
+
+
+# --- Clients ---
+
+
+@defect(Leading, "read")
+def read_joins_a_round_in_flight(original: Any, self: Leading, whose: object, op: Any, args: Any, now_ms: int) -> None:
+    if self._reads_sent:
+        self._reads_sent[-1][1].append(Read(whose, op, args, now_ms))
+    else:
+        original(self, whose, op, args, now_ms)
+
+
+@defect(Leading, "read")
+def read_without_a_round(original: Any, self: Leading, whose: object, op: Any, args: Any, now_ms: int) -> None:
+    if self.serving:
+        self._local.ready.answers.append((whose, self._local.state.query(op, args)))
+
+
+@defect(State, "apply")
+def duplicates_applied_again(original: Any, self: State, index: int, command: bytes) -> Any:
+    number, seq, _, _, _ = local_decode(command)
+    if (session := self.sessions.get(number)) and seq <= session.seq:
+        session.seq = seq - 1
+    return original(self, index, command)
+
+
+def local_decode(command: bytes) -> Any:
+    from food.core.state import decode
+
+    return decode(command)
+
+
+_UNUSED = (following, leading, promotion, replica)

@@ -1,0 +1,40 @@
+"""The core's bounds, made small, so that a short run meets compaction, snapshots of many pieces and full batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from food.core import leading, local, replica, snapshot
+
+SMALL = {
+    (local, "FLUSH_ENTRIES"): 6,
+    (local, "FLUSH_MS"): 200,
+    (local, "KEEP_ENTRIES"): 8,
+    (local, "KEEP_SLACK"): 4,
+    (snapshot, "CHUNK_MOST_BYTES"): 60,
+    (replica, "RANGE_MOST_BYTES"): 250,
+    (leading, "APPEND_MOST_BYTES"): 200,
+}
+ROOMY = {
+    (local, "FLUSH_ENTRIES"): 30,
+    (local, "FLUSH_MS"): 500,
+    (local, "KEEP_ENTRIES"): 100,
+    (local, "KEEP_SLACK"): 20,
+    (snapshot, "CHUNK_MOST_BYTES"): 300,
+    (replica, "RANGE_MOST_BYTES"): 2_000,
+    (leading, "APPEND_MOST_BYTES"): 1_000,
+}
+
+
+@contextmanager
+def limited(small: bool) -> Iterator[None]:
+    wanted = SMALL if small else ROOMY
+    before = {(module, name): getattr(module, name) for module, name in wanted}
+    for (module, name), value in wanted.items():
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for (module, name), value in before.items():
+            setattr(module, name, value)

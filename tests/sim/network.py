@@ -1,0 +1,60 @@
+"""Links between nodes: loss, doubles, delay without order, and cuts in one direction.
+
+PUB and direct messages have no order among each other or among themselves, which is worse than ZeroMQ.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import NamedTuple
+
+
+class Weather(NamedTuple):
+    """How bad the links are while faults last: chances of each message."""
+
+    loss: float = 0.0
+    double: float = 0.0
+    slow: float = 0.0  # takes up to `slow_ms`
+    slow_ms: int = 600
+
+
+FAIR = Weather()
+USUAL_MS = 4
+
+
+class Network:
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+        self.weather = FAIR
+        self.cuts: dict[tuple[str, str], None] = {}  # (from, to), a dict for its order
+        self.lost = self.doubled = self.slowed = 0
+
+    def delays(self, source: str, target: str) -> list[int]:
+        """After how many ms each copy of a message arrives; none when it is lost."""
+        if (source, target) in self.cuts:
+            self.lost += 1
+            return []
+        weather, chance = self.weather, self._rng.random()
+        if chance < weather.loss:
+            self.lost += 1
+            return []
+        copies = 1
+        if chance < weather.loss + weather.double:
+            self.doubled += 1
+            copies = 2
+        return [self._delay(weather) for _ in range(copies)]
+
+    def _delay(self, weather: Weather) -> int:
+        chance = self._rng.random()
+        if chance < weather.slow:
+            self.slowed += 1
+            return int(chance / weather.slow * weather.slow_ms)
+        return int(chance * USUAL_MS)
+
+    def isolate(self, name: str, others: list[str], inward: bool, outward: bool) -> None:
+        for other in others:
+            if other != name:
+                if inward:
+                    self.cuts[other, name] = None
+                if outward:
+                    self.cuts[name, other] = None

@@ -1,0 +1,184 @@
+"""One node: the real Replica and the real finish_turn over a simulated shell, with crash points inside the turn."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from food.core.local import Local
+from food.core.message import Member, Message
+from food.core.ready import Save
+from food.core.replica import Replica
+from food.core.state import Result
+from food.driver import finish_turn
+
+from .disk import Disk
+
+if TYPE_CHECKING:
+    from .simulator import Simulation
+
+ISOLATION_MS = 1_000
+TICK_MS = 50
+CRASH_POINTS = ("publish", "save", "saved", "send", "answer")  # before each of them; "saved": before anything leaves
+
+
+class Crash(Exception):
+    """The process dies here."""
+
+
+class Request(NamedTuple):
+    """A client's frame. `command` is a write; otherwise `key` is read."""
+
+    whose: Any
+    command: bytes | None
+    key: bytes | None
+
+
+class Node:
+    """Also the Shell of its Replica."""
+
+    def __init__(self, world: Simulation, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.disks = 1
+        self.disk = Disk(Member(name, f"{name}.1"))
+        self.replica: Replica | None = None
+        self.inbox: list[tuple[Member, Message] | Request] = []
+        self.armed: str | None = None  # crash at this point of the next turn that gets there
+        self.paused_until_ms = 0
+        self.ordered = False  # the manager believes it promoted
+        self._due = False
+        self._tick_due_ms = 0
+        self._life = 0
+
+    @property
+    def up(self) -> bool:
+        return self.replica is not None
+
+    @property
+    def running(self) -> Replica:
+        assert self.replica is not None
+        return self.replica
+
+    # --- Life ---
+
+    def start(self) -> None:
+        if self.replica:
+            return
+        self._life += 1
+        recovered = self.disk.recover()
+        local = Local(recovered, f"{self.name}/{recovered.starts}", self.world.names)
+        self.replica = Replica(local, ISOLATION_MS, self.world.now)
+        self.world.watch.on_start(self)
+        self._tick_due_ms = self.world.now
+        self._due, self.ordered = False, False
+        self._tick(self._life)
+
+    def crash(self) -> None:
+        if self.replica:
+            self.world.note(self.name, "crash")
+            self.replica, self.inbox, self.armed = None, [], None
+            self._life += 1
+            self.paused_until_ms = 0
+            self.world.watch.on_crash(self)
+
+    def wipe(self) -> None:
+        """The node comes back with an empty disk: as somebody else."""
+        self.crash()
+        self.disks += 1
+        self.disk = Disk(Member(self.name, f"{self.name}.{self.disks}"))
+
+    def _tick(self, life: int) -> None:
+        if life == self._life:
+            self._wake()
+            self.world.after(TICK_MS, self._tick, life)
+
+    def take(self, item: tuple[Member, Message] | Request) -> None:
+        if self.replica:
+            self.inbox.append(item)
+            self._wake()
+
+    def poke(self) -> None:
+        """An order came: a turn follows."""
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._due and self.replica:
+            self._due = True
+            delay = self.world.rng.randrange(3)
+            if self.paused_until_ms > self.world.now:
+                delay += self.paused_until_ms - self.world.now
+            self.world.after(delay, self._turn, self._life)
+
+    def _turn(self, life: int) -> None:
+        if life != self._life:
+            return
+        now = self.world.now
+        if self.paused_until_ms > now:
+            self.world.after(self.paused_until_ms - now, self._turn, life)
+            return
+        self._due = False
+        self.turn()
+
+    def turn(self) -> None:
+        """Take what waits, step, then the tick if it is due; then the driver's order."""
+        replica, now, inbox = self.running, self.world.now, self.inbox
+        self.inbox = []
+        try:
+            for item in inbox:
+                if isinstance(item, Request):
+                    self._request(replica, item, now)
+                else:
+                    replica.step(item[0], item[1], now)
+            if now >= self._tick_due_ms:
+                self._tick_due_ms = now + TICK_MS
+                replica.tick(now)
+            self.world.watch.on_stepped(self)
+            finish_turn(replica, self, now)
+        except Crash:
+            self.world.count("crash " + str(self.armed))
+            self.crash()
+            self.world.after(self.world.rng.randrange(20, 1500), self.start)
+            return
+        self.world.watch.on_turned(self)
+
+    def _request(self, replica: Replica, request: Request, now: int) -> None:
+        if request.command is not None:
+            replica.propose(request.whose, request.command)
+        else:
+            replica.read(request.whose, "get", [request.key], now)
+
+    # --- Shell ---
+
+    def _point(self, name: str) -> None:
+        if self.armed == name:
+            raise Crash
+
+    def publish(self, message: Message) -> None:
+        if self.armed:
+            self._point("publish")
+        self.world.watch.on_publish(self, message)
+        for name in self.world.names:
+            if name != self.name:
+                self.world.carry(self, name, message)
+
+    def save(self, save: Save) -> None:
+        self.world.watch.on_save(self, save)
+        if self.armed:
+            self._point("save")
+        self.disk.save(save)
+        if self.armed:
+            self._point("saved")
+
+    def send(self, node: str, message: Message) -> None:
+        if self.armed == "send" and self.world.rng.random() < 0.5:
+            raise Crash
+        self.world.watch.on_send(self, message)
+        self.world.carry(self, node, message)
+
+    def answer(self, whose: object, result: Result) -> None:
+        if self.armed:
+            self._point("answer")
+        self.world.clients.answered(self, whose, result)
+
+    def event(self, text: str) -> None:
+        self.world.note(self.name, text)
