@@ -176,6 +176,7 @@ class Leading:
         while self._reads_sent and now_ms - self._reads_sent[0][1][0].since_ms > READ_MOST_MS:
             for read in self._reads_sent.popleft()[1]:
                 self._answer(read.whose, "no_quorum", "no majority of the members answers: cannot say what is latest")
+        self._serve_reads()  # alone, nobody's echo is awaited
 
     def _publish_entries(self) -> None:
         log, ready = self._local.log, self._local.ready
