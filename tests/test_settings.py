@@ -53,7 +53,7 @@ def test_an_empty_value_counts_as_unset() -> None:
 )
 def test_refusals_name_the_thing_and_the_limit(name: str, value: str, words: str) -> None:
     with pytest.raises(BadSetting) as refused:
-        settle(**{name: value})
+        settle({}, **{name: value})
     assert name in str(refused.value) and words in str(refused.value)
 
 
@@ -89,7 +89,6 @@ def test_importing_guardian_and_settings_stays_cheap() -> None:
     code = "import sys, food.guardian; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"zmq", "msgpack", "argparse", "logging", "subprocess", "tomllib", "asyncio", "typing", "dataclasses"}
-    already = subprocess.run(
-        [sys.executable, "-c", "import sys; print(*sys.modules)"], capture_output=True, text=True, check=True
-    )
+    code = "import sys; print(*sys.modules)"
+    already = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not (heavy & set(done.stdout.split())) - set(already.stdout.split())
