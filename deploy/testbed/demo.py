@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import subprocess
 import sys
 import time
@@ -18,19 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from testbed import floors, packages
+from testbed.clone import CLIENT_PORT, CLONE, RESOURCE, Operator
 from testbed.cluster import Lab
 from testbed.errors import LabError
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
 import load  # noqa: E402
 
-RESOURCE = "food"
-CLONE = f"{RESOURCE}-clone"
-CLIENT_PORT = 10001
-
 BEFORE_S = 3.0
 AFTER_S = 31.0  # the write gap is looked for up to 30 s after the event
-SETTLE_S = 90.0
 WRITERS, READERS, RATE = 4, 2, 100
 EVENTS = ("move", "kill", "stop", "links_cut", "power_off", "all_off")
 # Which of Pacemaker's own floors an event is compared with (testbed/floors.py).
@@ -48,79 +43,14 @@ class Event:
     notes: list[str] = field(default_factory=list)
 
 
-class Demo:
-    """One run. `tell` takes the lines to show; nothing here prints."""
+class Demo(Operator):
+    """One run."""
 
     def __init__(self, lab: Lab, directory: Path, tell: Callable[[str], object] = print):
-        self.lab = lab
+        super().__init__(lab, tell)
         self.history = directory / "load.jsonl"
         self.events: list[Event] = []
-        self._tell = tell
-        self._began = time.monotonic()
         self._load: subprocess.Popen[Any] | None = None
-
-    def say(self, text: str) -> None:
-        self._tell(f"{time.monotonic() - self._began:6.1f} s  {text}")
-
-    # --- The cluster ---
-
-    def operator(self, *argv: str, node: str | None = None) -> str:
-        """Runs a command on a node, shown as an operator would type it."""
-        node = node or self.on()[0]
-        self._tell(f"          {node}# {' '.join(argv)}")
-        return self.lab.run(node, argv, timeout_s=60).stdout
-
-    def on(self) -> list[str]:
-        return [node for node in self.lab.nodes if self.lab.on(node)]
-
-    def create(self) -> None:
-        self.say("creating the clone")
-        self.operator("pcs", "resource", "create", RESOURCE, "ocf:food:food", "promotable", "notify=true")
-        self.settle()
-        self.show()
-
-    def primary(self) -> str:
-        node = floors.promoted_node(self.lab, RESOURCE)
-        if node is None:
-            raise LabError("no node is promoted")
-        return node
-
-    def settle(self) -> float:
-        """Waits until one node is promoted, every other one in sync, and nothing under way."""
-        seconds = self.lab.wait(self._settled, SETTLE_S, "one primary and all others in sync")
-        self.lab.run(self.on()[0], ["crm_resource", "--wait", "--timeout=60"], timeout_s=70)
-        return seconds
-
-    def _settled(self) -> bool:
-        tree = self.lab.crm_mon(self.on()[0])
-        if tree is None:
-            return False
-        states = {}
-        for node in tree.iterfind("node_attributes/node"):
-            attributes = {item.get("name"): item.get("value") or "" for item in node.iterfind("attribute")}
-            states[node.get("name")] = attributes.get(f"{RESOURCE}-state", "")
-        others = [state for state in states.values() if not state.startswith("primary")]
-        whole = f"{len(self.lab.nodes)} of {len(self.lab.nodes)} in sync"
-        return (
-            len(states) == len(self.lab.nodes)
-            and sum(state.startswith("primary") and state.endswith(whole) for state in states.values()) == 1
-            and all(state.startswith("backup") and state.endswith("in sync") for state in others)
-        )
-
-    def show(self) -> None:
-        """crm_mon's view, without what never changes."""
-        text = self.lab.run(self.on()[0], ["crm_mon", "-A1"]).stdout
-        for line in text[text.find("Node List:") :].splitlines():
-            if line.strip():
-                self._tell(f"          | {line}")
-
-    def daemon(self, node: str) -> int:
-        """The daemon's pid inside the node; it is written in the lock that it holds."""
-        text = self.lab.run(node, ["cat", f"/run/food/{RESOURCE}/daemon.lock"]).stdout
-        found = re.search(r"\d+", text)
-        if not found:
-            raise LabError(f"{node}: no daemon's pid in its lock file")
-        return int(found[0])
 
     # --- The load ---
 
@@ -179,11 +109,7 @@ class Demo:
         self.events.append(Event(name, time.monotonic(), node))
 
     def _failures(self) -> list[str]:
-        tree = self.lab.crm_mon()
-        found = [] if tree is None else list(tree.iterfind("failures/failure"))
-        return [
-            f"crm_mon: {f.get('op_key')} on {f.get('node')}: {f.get('exitreason') or f.get('status')}" for f in found
-        ]
+        return [f"crm_mon: {found.operation} on {found.node}: {found.reason}" for found in self.failures()]
 
     def _move(self, node: str) -> None:
         self._begin("move", node)
@@ -321,6 +247,7 @@ def run(
         demo = Demo(lab, directory)
         measured = measure_floors(demo) if with_floors else {}
         demo.create()
+        demo.show()
         with demo.load():
             for event in events:
                 demo.run(event)

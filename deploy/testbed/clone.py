@@ -1,0 +1,110 @@
+"""The clone as its operator knows it: commands as they would be typed, where it is promoted, whether it is whole."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from testbed import floors
+from testbed.cluster import Lab
+from testbed.errors import LabError
+
+RESOURCE = "food"
+CLONE = f"{RESOURCE}-clone"
+CLIENT_PORT = 10001
+SETTLE_S = 90.0
+
+
+class Failure(NamedTuple):
+    """One of crm_mon's Failed Resource Actions."""
+
+    node: str
+    operation: str
+    reason: str  # the agent's exit reason; Pacemaker's own word for it where there is none
+
+
+class Operator:
+    """`tell` takes the lines to show; nothing here prints."""
+
+    def __init__(self, lab: Lab, tell: Callable[[str], object] = print):
+        self.lab = lab
+        self._tell = tell
+        self._began = time.monotonic()
+
+    def say(self, text: str) -> None:
+        self._tell(f"{time.monotonic() - self._began:6.1f} s  {text}")
+
+    def operator(self, *argv: str, node: str | None = None) -> str:
+        """Runs a command on a node, shown as an operator would type it."""
+        node = node or self.on()[0]
+        self._tell(f"          {node}# {' '.join(argv)}")
+        return self.lab.run(node, argv, timeout_s=60).stdout
+
+    def on(self) -> list[str]:
+        return [node for node in self.lab.nodes if self.lab.on(node)]
+
+    def create(self) -> None:
+        self.say("creating the clone")
+        self.operator("pcs", "resource", "create", RESOURCE, "ocf:food:food", "promotable", "notify=true")
+        self.settle()
+
+    def primary(self) -> str:
+        node = floors.promoted_node(self.lab, RESOURCE)
+        if node is None:
+            raise LabError("no node is promoted")
+        return node
+
+    def settle(self) -> float:
+        """Waits until one node is promoted, every other one in sync, and nothing under way."""
+        seconds = self.lab.wait(self._settled, SETTLE_S, "one primary and all others in sync")
+        self.lab.run(self.on()[0], ["crm_resource", "--wait", "--timeout=60"], timeout_s=70)
+        return seconds
+
+    def states(self) -> dict[str, str]:
+        """What each node says of itself in its attribute; empty while Pacemaker cannot say."""
+        tree = self.lab.crm_mon(self.on()[0])
+        found = {}
+        for node in tree.iterfind("node_attributes/node") if tree is not None else ():
+            attributes = {item.get("name"): item.get("value") or "" for item in node.iterfind("attribute")}
+            found[node.get("name") or ""] = attributes.get(f"{RESOURCE}-state", "")
+        return found
+
+    def _settled(self) -> bool:
+        states = self.states()
+        others = [state for state in states.values() if not state.startswith("primary")]
+        whole = f"{len(self.lab.nodes)} of {len(self.lab.nodes)} in sync"
+        return (
+            len(states) == len(self.lab.nodes)
+            and sum(state.startswith("primary") and state.endswith(whole) for state in states.values()) == 1
+            and all(state.startswith("backup") and state.endswith("in sync") for state in others)
+        )
+
+    def show(self) -> None:
+        """crm_mon's view, without what never changes."""
+        text = self.lab.run(self.on()[0], ["crm_mon", "-A1"]).stdout
+        for line in text[text.find("Node List:") :].splitlines():
+            if line.strip():
+                self._tell(f"          | {line}")
+
+    def failures(self) -> list[Failure]:
+        tree = self.lab.crm_mon()
+        return [
+            Failure(f.get("node") or "", f.get("op_key") or "", f.get("exitreason") or f.get("status") or "")
+            for f in (tree.iterfind("failures/failure") if tree is not None else ())
+        ]
+
+    def daemon(self, node: str) -> int:
+        """The daemon's pid inside the node; it is written in the lock that it holds."""
+        return self._holder(node, "daemon")
+
+    def guardian(self, node: str) -> int:
+        return self._holder(node, "guardian")
+
+    def _holder(self, node: str, part: str) -> int:
+        text = self.lab.run(node, ["cat", f"/run/food/{RESOURCE}/{part}.lock"]).stdout
+        found = re.search(r"\d+", text)
+        if not found:
+            raise LabError(f"{node}: no {part}'s pid in its lock file")
+        return int(found[0])
