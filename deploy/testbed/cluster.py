@@ -288,10 +288,8 @@ class Lab:
 
     def _is_online(self, nodes: Sequence[str]) -> bool:
         lost = [node for node in nodes if node not in self._powered()]
-        if lost:
-            raise LabError(
-                f"lab {self.settings.name}: {', '.join(lost)} lost power, most likely to fencing, while booting"
-            )
+        if lost and not self.settings.reboot:
+            raise LabError(f"lab {self.settings.name}: {', '.join(lost)} lost power meanwhile, most likely to fencing")
         for asked in nodes:
             tree = self.crm_mon(asked)
             dc = tree.find("summary/current_dc") if tree is not None else None

@@ -16,6 +16,7 @@ import os
 import selectors
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -32,7 +33,9 @@ from testbed.ownership import owned
 Answer = dict[str, Any]
 REQUEST_TIMEOUT_S = 5.0
 MAX_REQUEST_BYTES = 65536
-FENCE_ACTIONS = ("on", "off", "reboot", "status", "list")
+QUIET = ("status", "list")
+# A request that is wrong, or that the system refuses, is its sender's trouble; the lab goes on.
+EXPECTED = (LabError, OSError, subprocess.SubprocessError, ValueError, TypeError, KeyError, AttributeError)
 
 
 class Warden:
@@ -70,8 +73,9 @@ class Warden:
     def start(self, nodes: list[str]) -> Answer:
         """Boot nodes that are off; the others are left alone. A cut is the network's fault and outlives a boot."""
         booting = [host for host in map(self._host, nodes) if not host.on]
+        for node in nodes:
+            self._power_on_at.pop(node, None)
         for host in booting:
-            self._power_on_at.pop(host.name, None)
             host.kill()  # what is left of a node that ended by itself
             host.boot()
         for host in booting:
@@ -135,7 +139,10 @@ class Warden:
         now = time.monotonic()
         due = [node for node, when in self._power_on_at.items() if when <= now]
         if due:
-            self.start(due)
+            try:
+                self.start(due)
+            except EXPECTED as error:
+                note(f"power on {due}: {error}")
 
     def power_down(self) -> None:
         for host in (*self.nodes.values(), self.client):
@@ -155,6 +162,7 @@ class Warden:
 def answer(connection: socket.socket, requests: dict[str, Callable[..., Answer]]) -> str:
     """Read one request, carry it out, reply. The name of what was asked, for the caller's `down`."""
     name = ""
+    request: Any = None
     connection.settimeout(REQUEST_TIMEOUT_S)
     with connection, contextlib.suppress(OSError):
         reply: Answer
@@ -165,10 +173,18 @@ def answer(connection: socket.socket, requests: dict[str, Callable[..., Answer]]
             if name not in requests:
                 raise LabError(f"unknown request {name!r}")
             reply = requests[name](**request)
-        except (LabError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except EXPECTED as error:
             reply = {"error": str(error)}
+        if name not in QUIET:
+            note(f"{name} {request} {reply.get('error', 'done')}")
         connection.sendall(json.dumps(reply).encode() + b"\n")
     return name
+
+
+def note(text: str) -> None:
+    """A line in the lab's log: what was done to which node when."""
+    now_ms = time.time_ns() // 1_000_000
+    print(f"{time.strftime('%H:%M:%S', time.localtime(now_ms // 1000))}.{now_ms % 1000:03} {text}", flush=True)
 
 
 def listen(path: Path) -> socket.socket:
