@@ -7,6 +7,7 @@ CLOCK_MONOTONIC of this machine, which the load uses too.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from testbed.cluster import Lab
 from testbed.errors import LabError
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
-import load  # noqa: E402
+import load
 
 BEFORE_S = 3.0
 AFTER_S = 31.0  # the write gap is looked for up to 30 s after the event
@@ -180,7 +181,7 @@ class Demo(Operator):
             event.pacemaker_ms = measured.get(FLOOR_OF.get(event.name, "kill"))
         times = [event.at for event in self.events]
         acks = [write.end for write in history.writes if write.outcome == "ack"]
-        between = [sum(a <= ack < b for ack in acks) for a, b in zip(times, times[1:], strict=False)]
+        between = [sum(a <= ack < b for ack in acks) for a, b in itertools.pairwise(times)]
         return {
             **found,
             "acknowledged_between_events": between,

@@ -24,6 +24,7 @@ LAB = (
     "util-linux",
 )
 FOOD = ("python3-msgpack", "python3-sortedcontainers", "python3-zmq")
+TESTS = ("git", "python3-venv")
 PYTHON = "/usr/bin/python3"  # the one that the packages in FOOD belong to
 TOOLS = {
     "corosync": "corosync",
@@ -86,20 +87,23 @@ def ensure(packages: Sequence[str] = (*LAB, *FOOD), tell: Callable[[str], object
     require_root()
     tell(f"installing Debian packages (services are not started): {' '.join(absent)}")
     with _no_services():
-        done = subprocess.run(
-            ["apt-get", "install", "--yes", "--no-install-recommends", *absent],
-            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-    if done.returncode != 0:
-        raise LabError(
-            f"apt-get could not install {' '.join(absent)}: {done.stdout[-1000:].strip()}\n(apt-get update may help)"
-        )
+        _apt_get("update")  # a fresh machine has no package lists, or old ones
+        _apt_get("install", "--yes", "--no-install-recommends", *absent)
     return absent
+
+
+def _apt_get(*arguments: str) -> None:
+    done = subprocess.run(
+        ["apt-get", *arguments],
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise LabError(f"apt-get {' '.join(arguments)} failed: {done.stdout[-1000:].strip()}")
 
 
 @contextmanager
