@@ -124,7 +124,8 @@ class Local:
         at = snapshot.at
         assert at.index > self.commit, f"snapshot at {at.index} is not above commit {self.commit}"
         fresh = State()
-        fresh.restore(at.index, snapshot.revision, snapshot.hash, snapshot.rows, snapshot.sessions)
+        # A copy: entries applied later in this turn must not show in what is saved as the state at `at`.
+        fresh.restore(at.index, snapshot.revision, snapshot.hash, dict(snapshot.rows), snapshot.sessions)
         suffix = self.log.reset(at, snapshot.members)
         self._save.install(snapshot, list(suffix))
         self.state, self.commit, self._flushed_index = fresh, at.index, at.index
