@@ -26,6 +26,8 @@ class Fetcher:
 
     def want(self, after: int, now_ms: int) -> None:
         """Asks for what is behind `after`, unless an answer is still awaited."""
+        if self._assembly and self._assembly.at.index <= self._local.commit:
+            self._assembly = None  # overtaken by entries
         if self._asked_ms is None or now_ms - self._asked_ms >= FETCH_RETRY_MS:
             self._asked_ms = now_ms
             self.progress_ms = self.progress_ms or now_ms
@@ -42,7 +44,7 @@ class Fetcher:
         if chunk.at.index <= local.commit:
             return None  # late: we are past it
         try:
-            if chunk.number == 0 and (self._assembly is None or self._assembly.at != chunk.at):
+            if chunk.number == 0:  # also when the source lost its place and began anew
                 self._assembly = Assembly(self.source.store, chunk.at, chunk.data)
                 local.event(f"catch-up: receiving a snapshot at {chunk.at.index} from {self.source.node}")
             elif self._assembly and (self._assembly.at, self._assembly.next) == (chunk.at, chunk.number):
@@ -52,7 +54,7 @@ class Fetcher:
                     local.event(f"catch-up: installed a snapshot at {chunk.at.index} with {len(snapshot.rows)} keys")
                     return chunk.at
             else:
-                return None  # a piece of another snapshot, or one asked for twice
+                return None  # a piece of another snapshot, or one that came twice
         except (ValueError, TypeError) as error:
             local.event(f"snapshot from {self.source.node} refused, asking again: {error}")
             self._assembly = None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .donor import Donor
 from .following import Following
 from .leading import Leading
 from .local import Local
@@ -35,10 +36,8 @@ from .message import (
 from .peers import SCORE_PRIMARY, Peers, Scores, Wish, backup_wish
 from .promotion import Promotion
 from .ready import Ready
-from .snapshot import Source
 from .state import Result
 
-RANGE_MOST_BYTES = 512 * 1024
 IN_SYNC_MS = 1_000  # a backup is in sync while it was level with the primary this recently
 RENEW_MS = 2_000
 
@@ -54,6 +53,7 @@ class Replica:
         self.local = local
         self.isolation_ms = isolation_ms
         self.peers = Peers(local)
+        self.donor = Donor(local)
         self.scores = Scores()
         self.following: Following | None = None
         self.promotion: Promotion | None = None
@@ -64,7 +64,6 @@ class Replica:
         self._promote_deadline_ms = 0
         self._drain_until_ms: int | None = None
         self._level_ms: int | None = None  # when we were last level with a primary
-        self._source: Source | None = None
         self._refused: set[str] = set()  # one refusal a sender and turn
         self._role = "backup"
         self.since_ms = now_ms
@@ -167,7 +166,7 @@ class Replica:
                 if self.leading and message.epoch == self.leading.epoch:
                     self.leading.on_ack(sender.store, message, now_ms)
             case Fetch() | FetchChunk():
-                self._serve_fetch(sender, message)
+                self._serve_fetch(sender, message, now_ms)
 
     def _answer(self, sender: Member, ask: Ask, now_ms: int) -> None:
         local = self.local
@@ -267,34 +266,17 @@ class Replica:
                 self.promotion.on_chunk(sender, message, now_ms)
             self._after_promotion(now_ms)
 
-    def _serve_fetch(self, sender: Member, message: Fetch | FetchChunk) -> None:
+    def _serve_fetch(self, sender: Member, message: Fetch | FetchChunk, now_ms: int) -> None:
         """Gives a piece of the log, or of a snapshot where the log was compacted away."""
-        local = self.local
-        if message.epoch != local.promise:
+        if message.epoch != self.local.promise:
             return self._refuse(sender)
-        log = local.log
-        if isinstance(message, Fetch) and log.base.index <= message.after <= log.last.index:
-            entries = log.after(message.after, RANGE_MOST_BYTES)
-            return local.send(sender.node, Range(message.epoch, log.position(message.after), entries, local.commit))
+        # Only a candidate fetches from a donor; everybody else wants this epoch's primary. One that restarted has
+        # not: what it published may never have reached its disk, and its old tail would cut the matched one.
+        if sender.store != message.epoch.candidate and not (self.leading and self.leading.epoch == message.epoch):
+            return None
         if isinstance(message, Fetch):
-            if message.after > log.last.index or not local.commit:
-                return None
-            self._source = self._open_source()
-            number = 0
-        else:
-            number = message.number
-            if self._source is None or self._source.at != message.at:
-                self._source = self._open_source()  # the one asked for is gone: begin a new one
-                number = 0
-        if chunk := self._source.chunk(message.epoch, number):
-            local.send(sender.node, chunk)
-        return None
-
-    def _open_source(self) -> Source:
-        local = self.local
-        members = local.log.members_at(local.commit)
-        assert members is not None, "what was committed was founded"
-        return Source(local.log.position(local.commit), members, local.state.open_view())
+            return self.donor.on_fetch(sender, message, now_ms)
+        return self.donor.on_fetch_chunk(sender, message, now_ms)
 
     # --- Promotion's outcome ---
 
@@ -327,6 +309,7 @@ class Replica:
     def tick(self, now_ms: int) -> None:
         """Time passes. After a pause the waiting messages go first."""
         self.peers.tick(now_ms)
+        self.donor.tick(now_ms)
         if self.promotion:
             self.promotion.tick(now_ms)
             self._after_promotion(now_ms)

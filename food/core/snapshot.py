@@ -35,7 +35,8 @@ class Source:
     def __init__(self, at: Position, members: MemberList, view: View):
         self.at = at
         self._items: Iterator[list[Any]] = view.items()
-        header = [pack_members(members), view.revision, view.hash]
+        self._view = view
+        header = [pack_members(members), view.revision, view.hash, *view.size]
         self._number, self._data, self._final = 0, msgpack.packb(header), False
 
     def chunk(self, epoch: Epoch, number: int) -> Chunk | None:
@@ -54,7 +55,12 @@ class Source:
             size += len(items[-1])
             if size >= CHUNK_MOST_BYTES:
                 return b"".join(items), False
+        self.close()
         return b"".join(items), True
+
+    def close(self) -> None:
+        """Nothing more is read out: rows that change need not be kept any more."""
+        self._view.close()
 
 
 class Assembly:
@@ -63,7 +69,7 @@ class Assembly:
     def __init__(self, donor: str, at: Position, header: bytes):
         self.donor, self.at = donor, at
         self.next = 1
-        packed, self._revision, self._hash = msgpack.unpackb(header)
+        packed, self._revision, self._hash, *self._size = msgpack.unpackb(header)
         self._members = unpack_members(packed)
         self._rows: dict[bytes, Row] = {}
         self._sessions: dict[int, bytes] = {}
@@ -84,4 +90,6 @@ class Assembly:
                     raise ValueError(f"not an item of a snapshot: {other!r:.100}")
         if not chunk.final:
             return None
+        if [len(self._sessions), len(self._rows)] != self._size:
+            raise ValueError(f"{len(self._sessions)} sessions and {len(self._rows)} keys, announced: {self._size}")
         return Snapshot(self.at, self._members, self._revision, self._hash, self._rows, self._sessions)

@@ -83,10 +83,21 @@ class View:
 
     def __init__(self, state: State):
         self.revision, self.hash = state.revision, state.hash
+        self._state = state
         self._sessions = {number: session.pack() for number, session in state.sessions.items()}
-        self._keys = list(state.rows)
+        self._keys = list(state.keys)  # sorted: at one index every node reads out the same pieces
         self._rows = state.rows
         self._kept: dict[bytes, Row | None] = {}
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """How many sessions and keys `items` gives."""
+        return len(self._sessions), len(self._keys)
+
+    def close(self) -> None:
+        """Nobody reads on: no row needs to be put aside any more."""
+        if self._state.view is self:
+            self._state.view = None
 
     def keep(self, key: bytes) -> None:
         self._kept.setdefault(key, self._rows.get(key))
@@ -282,7 +293,7 @@ class State:
         self.applied, self.revision, self.hash = applied, revision, state_hash
         self.rows, self.keys, self.view = rows, SortedList(rows), None
         unpacked = ((number, Session.unpack(data)) for number, data in sessions.items())
-        self.sessions = dict(sorted(unpacked, key=lambda item: item[1].used))
+        self.sessions = dict(sorted(unpacked, key=lambda item: (item[1].used, item[0])))
         self._changed_rows.clear()
         self._changed_sessions.clear()
 

@@ -137,7 +137,7 @@ class Invariants:
             must(before.index > disk.commit, "a snapshot is installed only above the commit index")
             self._snapshot(save)
         elif save.truncate_from is not None:
-            before = disk.position(save.truncate_from - 1)
+            before = disk.position(min(save.truncate_from - 1, disk.last.index))
         for entry in save.entries:
             assert before is not None
             must(entry.index == before.index + 1, "no holes")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from food.core import leading, local, replica, snapshot
+from food.core import donor, leading, local, snapshot
 
 SMALL = {
     (local, "FLUSH_ENTRIES"): 6,
@@ -13,7 +13,7 @@ SMALL = {
     (local, "KEEP_ENTRIES"): 8,
     (local, "KEEP_SLACK"): 4,
     (snapshot, "CHUNK_MOST_BYTES"): 60,
-    (replica, "RANGE_MOST_BYTES"): 250,
+    (donor, "RANGE_MOST_BYTES"): 250,
     (leading, "APPEND_MOST_BYTES"): 200,
 }
 ROOMY = {
@@ -22,7 +22,7 @@ ROOMY = {
     (local, "KEEP_ENTRIES"): 100,
     (local, "KEEP_SLACK"): 20,
     (snapshot, "CHUNK_MOST_BYTES"): 300,
-    (replica, "RANGE_MOST_BYTES"): 2_000,
+    (donor, "RANGE_MOST_BYTES"): 2_000,
     (leading, "APPEND_MOST_BYTES"): 1_000,
 }
 
