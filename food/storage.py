@@ -1,21 +1,25 @@
 """The node's store: SQLite, one transaction a turn, durable on return (WAL, synchronous=FULL).
 
-The log is the durable truth, a row a batch, each with a checksum; the state tables trail it and are replayed at
-start. Only this file knows SQL. Any failure to save is fatal to the process: what was published may not be here.
+The log is the durable truth, a row a batch; the state tables trail it and are replayed at start. SQLite's pages have
+no checksums, so everything here has one: log rows, sessions and meta a sum of their own, the keys the state's hash.
+Only this file knows SQL. Any failure to save is fatal to the process: what was published may not be here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
-import struct
 import uuid
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import msgpack
 
+from . import wal
 from .core.entries import Log, pack_members, unpack_members
 from .core.local import Recovered
 from .core.message import NO_EPOCH, START, Entry, Epoch, Member, Position
@@ -24,15 +28,27 @@ from .core.state import Row, State
 from .wire import pack_runs, unpack_runs
 
 FORMAT = 1
-BATCH_MOST_ENTRIES = 1_000
+ROW_MOST_ENTRIES = 1_000  # of the log in one row
+ROW_MOST_BYTES = 4 * 1024 * 1024
+STRIDE_ROWS = 2_000  # of a snapshot between two signs of life
+# The write-ahead log is folded into the database outside of any save: two more fsyncs that no answer waits for.
+FOLD_BYTES = 8 * 1024 * 1024
+SAVE_LEAST_BYTES = 16 * 1024  # some pages, however little is in them
+WAL_KEPT_MOST_BYTES = 2 * FOLD_BYTES
 
 SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL, sum BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE log (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, data BLOB NOT NULL, sum BLOB NOT NULL);
 CREATE TABLE state (key BLOB PRIMARY KEY, value BLOB NOT NULL, revision INTEGER NOT NULL);
-CREATE TABLE sessions (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
-CREATE TABLE remembers (store TEXT PRIMARY KEY, starts INTEGER NOT NULL, life TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE sessions (id INTEGER PRIMARY KEY, data BLOB NOT NULL, sum BLOB NOT NULL);
 """
+SEEN = "seen "  # meta: what is remembered of a store, by its id
+
+REMEDIES = {
+    "SQLITE_BUSY": "another process has it open",
+    "SQLITE_CANTOPEN": "the directory must be there, and be the daemon's to write",
+    "SQLITE_FULL": "make room",
+}
 
 
 class StoreBroken(Exception):
@@ -46,150 +62,255 @@ class StoreCorrupt(StoreBroken):
 class Store:
     """One open store; `recovered` is what it held. Exclusive: a second process cannot open it."""
 
-    def __init__(self, directory: Path, node: str):
+    def __init__(self, directory: Path, node: str, alive: Callable[[], None] = lambda: None):
+        """`alive` is called now and then during a long save. Raises StoreBroken, StoreCorrupt."""
         self.path = directory / "food.db"
+        self._alive = alive
+        self._unfolded_bytes = 0
+        self._db: sqlite3.Connection | None = None
         try:
             # Before SQLite opens it: SQLite would silently drop everything behind a bad frame.
-            check_wal(self.path.with_name("food.db-wal"))
-            self._db = sqlite3.connect(self.path, isolation_level=None, timeout=5, check_same_thread=False)
-            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("PRAGMA cache_size=-16384")
-            self.recovered = self._open(node)
-        except sqlite3.OperationalError as error:
-            raise StoreBroken(f"{self.path}: {error}") from error
-        except OSError as error:
-            raise StoreBroken(f"{error.filename or self.path}: {error.strerror}") from error
-        except (sqlite3.DatabaseError, ValueError, TypeError, AssertionError, msgpack.UnpackException) as error:
-            self._db.close()
-            raise StoreCorrupt(f"{self.path} holds what food did not write: {error}") from error
+            self._check_wal(self.path.with_name("food.db-wal"))
+            self._db = sqlite3.connect(self.path, isolation_level=None, timeout=1)
+            self._configure(self._db)
+            self.recovered = self._open(self._db, node)
+        except Exception as error:
+            self.close()
+            raise self._judged(error) from error
+
+    @staticmethod
+    def _check_wal(path: Path) -> None:
+        damaged_at = wal.damage(path)
+        if damaged_at is not None:
+            raise StoreCorrupt(f"{path}: damaged at byte {damaged_at}, with good frames behind it")
+
+    def _judged(self, error: Exception) -> Exception:
+        """Whether the disk failed, or answers what food did not write."""
+        if isinstance(error, StoreBroken):
+            return error
+        if isinstance(error, OSError):
+            return StoreBroken(f"{error.filename or self.path}: {error.strerror}")
+        # SQLITE_ERROR: no such table, and the like.
+        if isinstance(error, sqlite3.OperationalError) and getattr(error, "sqlite_errorname", "") not in (
+            "",
+            "SQLITE_ERROR",
+        ):
+            return StoreBroken(self._text(error))
+        if isinstance(error, sqlite3.Error | ValueError | TypeError | LookupError | AssertionError | ArithmeticError):
+            return StoreCorrupt(f"{self.path} holds what food did not write: {error}")
+        return error
 
     # --- Opening ---
 
-    def _open(self, node: str) -> Recovered:
-        db = self._db
+    def _configure(self, db: sqlite3.Connection) -> None:
+        db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        mode = db.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+        db.execute("PRAGMA synchronous=FULL")
+        level = db.execute("PRAGMA synchronous").fetchone()[0]
+        if (mode, level) != ("wal", 2):
+            raise StoreBroken(f"{self.path}: this SQLite or file system offers no WAL ({mode}, {level})")
+        db.execute("PRAGMA wal_autocheckpoint=0")
+        db.execute(f"PRAGMA journal_size_limit={WAL_KEPT_MOST_BYTES}")
+        db.execute("PRAGMA cache_size=-16384")
+        # Begins with an empty log: a transaction cut short in a former life leaves no frames that look like ours.
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def _open(self, db: sqlite3.Connection, node: str) -> Recovered:
         db.execute("BEGIN EXCLUSIVE")
         if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            for statement in SCHEMA.strip().split("\n"):
-                db.execute(statement)
-            self._put("format", FORMAT)
-            self._put("store", uuid.uuid4().hex)
-            _sync_directory(self.path.parent)
-        if (found := self._get("format", None)) != FORMAT:
+            self._create(db)
+        if (found := self._get("format")) != FORMAT:
             raise ValueError(f"format {found}, this version of food reads {FORMAT}")
-        starts = self._get("starts", 0) + 1
+        starts = self._get("starts") + 1
         self._put("starts", starts)
-        recovered = self._recover(Member(node, self._get("store", "")), starts)
+        recovered = self._recover(Member(node, self._get("store")), starts)
         db.execute("COMMIT")
         return recovered
 
+    def _create(self, db: sqlite3.Connection) -> None:
+        for statement in SCHEMA.strip().split("\n"):
+            db.execute(statement)
+        first = {"format": FORMAT, "store": uuid.uuid4().hex, "starts": 0, "promise": NO_EPOCH, "commit": 0}
+        for name, value in (first | {"base": [START, None], "state": [0, 0, "0"]}).items():
+            self._put(name, value)
+        _sync_directory(self.path.parent)
+        with contextlib.suppress(PermissionError):
+            _sync_directory(self.path.parent.parent)
+
     def _recover(self, member: Member, starts: int) -> Recovered:
-        base_fields, base_members = self._get("base", [START, None])
-        base = Position(Epoch(*base_fields[0]), base_fields[1])
-        log = Log(base, unpack_members(base_members) if base_members else None)
-        for first, last, data, stored_sum in self._db.execute("SELECT first, last, data, sum FROM log ORDER BY first"):
-            if _sum(first, data) != stored_sum:
-                raise ValueError(f"the checksum of log entries {first} to {last} does not fit")
+        (base_epoch, base_index), base_members = self._get("base")
+        log = Log(Position(Epoch(*base_epoch), base_index), unpack_members(base_members) if base_members else None)
+        for first, last, data, stored in self._rows("SELECT first, last, data, sum FROM log ORDER BY first"):
+            _check(stored, _sum(first, data), f"log entries {first} to {last}")
             entries = unpack_runs(first - 1, msgpack.unpackb(data))
-            log.append(entry for entry in entries if entry.index > base.index)
+            log.append(entry for entry in entries if entry.index > base_index)
         state = State()
-        applied, revision, state_hash = self._get("state", [0, 0, "0"])
-        rows = {key: Row(value, at) for key, value, at in self._db.execute("SELECT key, value, revision FROM state")}
-        sessions = dict(self._db.execute("SELECT id, data FROM sessions").fetchall())
+        applied, revision, state_hash = self._get("state")
+        rows = {key: Row(value, at) for key, value, at in self._rows("SELECT key, value, revision FROM state")}
+        sessions = {}
+        for number, data, stored in self._rows("SELECT id, data, sum FROM sessions"):
+            _check(stored, _sum(number, data), f"client session {number}")
+            sessions[number] = data
         state.restore(applied, revision, int(state_hash, 16), rows, sessions)
-        promise = Epoch(*self._get("promise", NO_EPOCH))
-        remembers = {s: (n, life) for s, n, life in self._db.execute("SELECT store, starts, life FROM remembers")}
-        return Recovered(member, starts, promise, log, self._get("commit", 0), state, remembers)
+        promise, commit = Epoch(*self._get("promise")), self._get("commit")
+        if not base_index <= applied <= commit <= log.last.index or promise.number < log.last.epoch.number:
+            raise ValueError(f"base {base_index}, applied {applied}, commit {commit}, {log.last}, promise {promise}")
+        seen = [name for (name,) in self._rows("SELECT name FROM meta") if name.startswith(SEEN)]
+        remembers = {name.removeprefix(SEEN): tuple(self._get(name)) for name in seen}
+        return Recovered(member, starts, promise, log, commit, state, remembers)
 
     # --- Saving ---
 
     def save(self, save: Save) -> None:
         """One transaction, durable on return. Raises StoreBroken; the caller must not go on."""
         try:
-            self._db.execute("BEGIN IMMEDIATE")
+            self._sql("BEGIN IMMEDIATE")
             self._write(save)
-            self._db.execute("COMMIT")
-        except (sqlite3.Error, OSError) as error:
-            raise StoreBroken(f"{self.path}: saving failed: {error}") from error
+            self._sql("COMMIT")
+        except (sqlite3.Error, OSError, OverflowError) as error:
+            raise StoreBroken(f"saving failed: {self._text(error)}") from error
+        self._unfolded_bytes += SAVE_LEAST_BYTES
+
+    def fold(self) -> None:
+        """Moves the write-ahead log into the database when it has grown. Raises StoreBroken."""
+        if self._unfolded_bytes < FOLD_BYTES:
+            return
+        try:
+            self._sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error as error:
+            raise StoreBroken(f"folding the write-ahead log failed: {self._text(error)}") from error
+        self._unfolded_bytes = 0
 
     def _write(self, save: Save) -> None:
-        db = self._db
         if snapshot := save.snapshot:
             for table in ("log", "state", "sessions"):
-                db.execute(f"DELETE FROM {table}")
-            rows = ((key, row.value, row.revision) for key, row in snapshot.rows.items())
-            db.executemany("INSERT INTO state VALUES (?, ?, ?)", rows)
-            db.executemany("INSERT INTO sessions VALUES (?, ?)", snapshot.sessions.items())
+                self._sql(f"DELETE FROM {table}")
+            self._insert_rows((key, row.value, row.revision) for key, row in snapshot.rows.items())
+            self._insert_sessions(snapshot.sessions.items())
             self._put("state", [snapshot.at.index, snapshot.revision, f"{snapshot.hash:x}"])
             self._put("base", [snapshot.at, pack_members(snapshot.members)])
         if save.truncate_from is not None:
             self._truncate(save.truncate_from)
-        for start in range(0, len(save.entries), BATCH_MOST_ENTRIES):
-            self._append(save.entries[start : start + BATCH_MOST_ENTRIES])
+        for row in _log_rows(save.entries):
+            self._append(row)
         if save.promise:
             self._put("promise", save.promise)
-        for store, (starts, life) in save.remembers.items():
-            db.execute("INSERT OR REPLACE INTO remembers VALUES (?, ?, ?)", (store, starts, life))
+        for store, seen in save.remembers.items():
+            self._put(SEEN + store, seen)
         if changes := save.changes:
-            gone = [(key,) for key, row in changes.rows.items() if row is None]
-            kept = [(key, row.value, row.revision) for key, row in changes.rows.items() if row]
-            db.executemany("DELETE FROM state WHERE key = ?", gone)
-            db.executemany("INSERT OR REPLACE INTO state VALUES (?, ?, ?)", kept)
-            db.executemany(
-                "DELETE FROM sessions WHERE id = ?", [(n,) for n, d in changes.sessions.items() if d is None]
-            )
-            db.executemany(
-                "INSERT OR REPLACE INTO sessions VALUES (?, ?)", [i for i in changes.sessions.items() if i[1]]
-            )
+            self._delete("state", "key", (key for key, row in changes.rows.items() if row is None))
+            self._insert_rows((key, row.value, row.revision) for key, row in changes.rows.items() if row)
+            self._delete("sessions", "id", (number for number, data in changes.sessions.items() if data is None))
+            self._insert_sessions((number, data) for number, data in changes.sessions.items() if data is not None)
             self._put("state", [changes.applied, changes.revision, f"{changes.hash:x}"])
         if save.compact:
             position, members = save.compact
-            db.execute("DELETE FROM log WHERE last <= ?", (position.index,))
+            self._sql("DELETE FROM log WHERE last <= ?", position.index)
             self._put("base", [position, pack_members(members)])
         self._put("commit", save.commit)
 
+    def _insert_rows(self, rows: Iterable[tuple[bytes, bytes, int]]) -> None:
+        self._many("INSERT OR REPLACE INTO state VALUES (?, ?, ?)", rows)
+
+    def _insert_sessions(self, sessions: Iterable[tuple[int, bytes]]) -> None:
+        rows = ((number, data, _sum(number, data)) for number, data in sessions)
+        self._many("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?)", rows)
+
+    def _delete(self, table: str, column: str, keys: Iterable[bytes | int]) -> None:
+        self._many(f"DELETE FROM {table} WHERE {column} = ?", ((key,) for key in keys))
+
+    def _many(self, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Gives a sign of life now and then: a snapshot's save may take longer than the watchdog waits."""
+        assert self._db is not None
+        remaining = iter(rows)
+        while stride := list(islice(remaining, STRIDE_ROWS)):
+            self._db.executemany(statement, stride)
+            self._unfolded_bytes += sum(len(field) for row in stride for field in row if type(field) is bytes)
+            self._alive()
+
     def _append(self, entries: list[Entry]) -> None:
         first, data = entries[0].index, msgpack.packb(pack_runs(entries))
-        row = (first, entries[-1].index, data, _sum(first, data))
-        self._db.execute("INSERT INTO log VALUES (?, ?, ?, ?)", row)
+        self._sql("INSERT INTO log VALUES (?, ?, ?, ?)", first, entries[-1].index, data, _sum(first, data))
+        self._unfolded_bytes += len(data)
 
     def _truncate(self, index: int) -> None:
-        """Drops entries from `index` on; a batch that straddles it keeps its front."""
-        self._db.execute("DELETE FROM log WHERE first >= ?", (index,))
-        for first, data in self._db.execute("SELECT first, data FROM log WHERE last >= ?", (index,)).fetchall():
-            self._db.execute("DELETE FROM log WHERE first = ?", (first,))
-            front = [entry for entry in unpack_runs(first - 1, msgpack.unpackb(data)) if entry.index < index]
-            self._append(front)
+        """Drops entries from `index` on; a row that straddles it keeps its front."""
+        self._sql("DELETE FROM log WHERE first >= ?", index)
+        for first, data in self._sql("SELECT first, data FROM log WHERE last >= ?", index).fetchall():
+            self._sql("DELETE FROM log WHERE first = ?", first)
+            self._append([entry for entry in unpack_runs(first - 1, msgpack.unpackb(data)) if entry.index < index])
 
-    def _get(self, name: str, default: Any) -> Any:
-        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        return msgpack.unpackb(row[0]) if row else default
+    # --- SQL ---
+
+    def _sql(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        assert self._db is not None
+        return self._db.execute(statement, values)
+
+    def _rows(self, query: str) -> Iterator[Any]:
+        return iter(self._sql(query))
+
+    def _get(self, name: str) -> Any:
+        row = self._sql("SELECT value, sum FROM meta WHERE name = ?", name).fetchone()
+        if row is None:
+            raise ValueError(f"{name} is missing")
+        _check(row[1], _sum(name, row[0]), name)
+        return msgpack.unpackb(row[0])
 
     def _put(self, name: str, value: Any) -> None:
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, msgpack.packb(value)))
+        data = msgpack.packb(value)
+        self._sql("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", name, data, _sum(name, data))
+
+    def _text(self, error: Exception) -> str:
+        remedy = REMEDIES.get(getattr(error, "sqlite_errorname", ""))
+        return f"{self.path}: {error}" + (f": {remedy}" if remedy else "")
 
     def close(self) -> None:
-        self._db.close()
+        if self._db is not None:
+            self._db.close()
 
 
 def set_aside(directory: Path, why: str, stamp: str) -> Path:
     """Moves a store that must not vote any more out of the way, for a human to look at. Returns where it went.
 
-    The next start creates an empty store with a new id: a learner, until the member list names it.
+    The next start creates an empty store with a new id: a learner, until the member list names it. Raises StoreBroken.
     """
-    target = directory / f"set-aside-{stamp}"
-    target.mkdir(mode=0o700)
-    for name in ("food.db", "food.db-wal", "food.db-shm"):
-        if (directory / name).exists():
-            os.rename(directory / name, target / name)
-    (target / "why").write_text(why + "\n")
-    _sync_directory(directory)
+    try:
+        target = next(place for n in range(100) if not (place := directory / f"set-aside-{stamp}-{n}").exists())
+        target.mkdir(mode=0o700)
+        # The database first: without its write-ahead log it would be an older store, and vote. Nor may a new one
+        # find the old one's journals.
+        for name in ("food.db", "food.db-wal", "food.db-shm", "food.db-journal"):
+            if (directory / name).exists():
+                os.rename(directory / name, target / name)
+        (target / "why").write_text(why + "\n")
+        _sync_directory(directory)
+    except (OSError, StopIteration) as error:
+        raise StoreBroken(f"{directory}: {why}; and it cannot be set aside: {error}") from error
     return target
 
 
-def _sum(first: int, data: bytes) -> bytes:
-    return blake2b(data, digest_size=8, key=first.to_bytes(8, "big")).digest()
+def _log_rows(entries: list[Entry]) -> Iterator[list[Entry]]:
+    """Cuts them into rows: SQLite's values and one row's rewriting have their limits."""
+    row: list[Entry] = []
+    size = 0
+    for entry in entries:
+        size += len(entry.data)
+        if row and (size > ROW_MOST_BYTES or len(row) >= ROW_MOST_ENTRIES):
+            yield row
+            row, size = [], len(entry.data)
+        row.append(entry)
+    if row:
+        yield row
+
+
+def _sum(key: int | str, data: bytes) -> bytes:
+    """Of a row's data and its key, so that rows which change places do not fit either."""
+    return blake2b(data, digest_size=8, key=str(key).encode()[:64]).digest()
+
+
+def _check(stored: bytes, computed: bytes, what: str) -> None:
+    if stored != computed:
+        raise ValueError(f"the checksum of {what} does not fit")
 
 
 def _sync_directory(directory: Path) -> None:
@@ -198,53 +319,3 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-# --- The write-ahead log's own check (https://www.sqlite.org/fileformat2.html#the_write_ahead_log) ---
-
-_WAL_HEADER = struct.Struct(">8I")
-_WAL_MAGIC = (0x377F0682, 0x377F0683)
-
-
-def check_wal(path: Path) -> None:
-    """Raises StoreCorrupt when a frame is bad and a later one of the same generation is good.
-
-    A crash tears the tail: bad frames up to the end. A bad frame with a good one behind it is corruption, and
-    SQLite would take the frames in front of it for the whole log, silently.
-    """
-    if not path.exists() or path.stat().st_size < _WAL_HEADER.size:
-        return
-    wal = path.read_bytes()
-    magic, _, page, _, salt1, salt2, sum1, sum2 = _WAL_HEADER.unpack_from(wal)
-    order = ">" if magic == _WAL_MAGIC[1] else "<"
-    if magic not in _WAL_MAGIC or not 512 <= page <= 65536:
-        raise StoreCorrupt(f"{path}: the header is damaged")
-    if _wal_sum(order, wal[:24], (0, 0)) != (sum1, sum2):
-        return  # a torn header: nothing of this generation was ever synced
-    running = (sum1, sum2)
-    bad_at: int | None = None
-    for at in range(_WAL_HEADER.size, len(wal) - page - 24 + 1, page + 24):
-        _, _, frame_salt1, frame_salt2, frame_sum1, frame_sum2 = struct.unpack_from(">6I", wal, at)
-        ours = (frame_salt1, frame_salt2) == (salt1, salt2)
-        if bad_at is None and not ours:
-            bad_at = at  # the log ends here, unless a frame of this generation follows
-        elif bad_at is None:
-            computed = _wal_sum(order, wal[at : at + 8], running)
-            running = _wal_sum(order, wal[at + 24 : at + 24 + page], computed)
-            if running != (frame_sum1, frame_sum2):
-                bad_at = at
-        elif ours:
-            # The sum of a frame builds on the frame before: this one's own stored sum is where it starts.
-            before = struct.unpack_from(">2I", wal, at - page - 24 + 16)
-            computed = _wal_sum(order, wal[at : at + 8], before)
-            if _wal_sum(order, wal[at + 24 : at + 24 + page], computed) == (frame_sum1, frame_sum2):
-                raise StoreCorrupt(f"{path}: damaged at byte {bad_at}, with good frames behind it")
-
-
-def _wal_sum(order: str, data: bytes, start: tuple[int, int]) -> tuple[int, int]:
-    s0, s1 = start
-    words = struct.unpack(f"{order}{len(data) // 4}I", data)
-    for even, odd in zip(words[::2], words[1::2], strict=True):
-        s0 = (s0 + even + s1) & 0xFFFFFFFF
-        s1 = (s1 + odd + s0) & 0xFFFFFFFF
-    return s0, s1

@@ -1,0 +1,462 @@
+"""The store gives back what it was given, or says that it cannot: never something else."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from food.core.entries import Log, pack_members
+from food.core.local import Recovered
+from food.core.message import NO_EPOCH, START, Entry, Epoch, Kind, Member, MemberList, Position
+from food.core.ready import Save
+from food.core.snapshot import Snapshot
+from food.core.state import State
+from food.storage import FOLD_BYTES, ROW_MOST_ENTRIES, Store, StoreBroken, StoreCorrupt, set_aside
+
+ROOT = Path(__file__).resolve().parent.parent
+ONE, TWO = Epoch(1, "a"), Epoch(2, "b")
+MEMBERS = MemberList(1, "cluster", (Member("n1", "a"), Member("n2", "b")))
+
+
+def put(key: bytes, value: bytes) -> bytes:
+    packed: bytes = msgpack.packb([0, 0, 0, "put", key, value])
+    return packed
+
+
+def commands(first: int, count: int, epoch: Epoch = ONE) -> list[Entry]:
+    return [Entry(i, epoch, Kind.COMMAND, put(b"k%d" % i, b"v%d" % i)) for i in range(first, first + count)]
+
+
+def founding() -> Entry:
+    return Entry(1, ONE, Kind.MEMBERS, pack_members(MEMBERS))
+
+
+def entries(log: Log) -> list[Entry]:
+    return list(log.after(log.base.index, 1 << 40))
+
+
+def reopen(directory: Path) -> Recovered:
+    with closing(Store(directory, "n1")) as store:
+        return store.recovered
+
+
+def saved(directory: Path, *saves: Save) -> Recovered:
+    with closing(Store(directory, "n1")) as store:
+        for save in saves:
+            store.save(save)
+    return reopen(directory)
+
+
+def applied(count: int) -> tuple[State, Save]:
+    """A founded log of `count` entries in one Save, with the state after it."""
+    state = State()
+    state.skip(1)
+    log = [founding(), *commands(2, count - 1)]
+    for entry in log[1:]:
+        state.apply(entry.index, entry.data)
+    return state, Save(entries=log, promise=ONE, changes=state.take_changes(), commit=count)
+
+
+# --- What is saved comes back ---
+
+
+def test_a_new_store_is_blank_and_keeps_its_id(tmp_path: Path) -> None:
+    first, second = reopen(tmp_path), reopen(tmp_path)
+    assert (first.starts, second.starts) == (1, 2)
+    assert len(first.member.store) == 32 and first.member == second.member == Member("n1", first.member.store)
+    assert first.promise == NO_EPOCH and first.log.last == START and first.commit == 0 and not first.remembers
+    assert first.log.members is None
+
+
+def test_log_promise_commit_and_what_is_remembered_come_back(tmp_path: Path) -> None:
+    log = [founding(), *commands(2, 4), Entry(6, TWO, Kind.BARRIER, b"")]
+    found = saved(
+        tmp_path,
+        Save(entries=log[:2], promise=ONE, commit=1),
+        Save(entries=log[2:], promise=TWO, remembers={"b": (3, "life"), "c": (1, "x")}, commit=5),
+        Save(remembers={"b": (4, "other")}, commit=5),
+    )
+    assert entries(found.log) == log and found.promise == TWO and found.commit == 5
+    assert found.log.members == MEMBERS
+    assert found.remembers == {"b": (4, "other"), "c": (1, "x")}
+    assert found.state.applied == 0  # the state tables trail the log
+
+
+def test_state_and_sessions_come_back_and_what_was_deleted_does_not(tmp_path: Path) -> None:
+    state = State()
+    state.skip(1)
+    state.apply(2, msgpack.packb([0, 0, 0, "open"]))
+    state.apply(3, msgpack.packb([2, 1, 0, "put", b"k", b"v"]))
+    state.apply(4, msgpack.packb([0, 0, 0, "open"]))
+    state.apply(5, put(b"gone", b"soon"))
+    log = [founding(), *commands(2, 6)]
+    before = Save(entries=log, promise=ONE, changes=state.take_changes(), commit=5)
+    state.apply(6, msgpack.packb([0, 0, 0, "close", 4]))
+    state.apply(7, msgpack.packb([0, 0, 0, "del", b"gone"]))
+    found = saved(tmp_path, before, Save(changes=state.take_changes(), commit=7))
+    assert found.state.rows == state.rows and list(found.state.rows) == [b"k"]
+    assert (found.state.applied, found.state.revision, found.state.hash) == (7, 3, state.hash)
+    assert found.state.sessions == state.sessions and list(found.state.sessions) == [2]
+
+
+def test_a_compaction_keeps_the_list_that_ruled_there(tmp_path: Path) -> None:
+    state, save = applied(10)
+    found = saved(tmp_path, save, Save(compact=(Position(ONE, 7), MEMBERS), commit=10))
+    assert found.log.base == Position(ONE, 7) and found.log.members == MEMBERS
+    assert [entry.index for entry in entries(found.log)] == [8, 9, 10]
+    assert found.state.hash == state.hash
+
+
+@pytest.mark.parametrize("cut", [1, 2, 500, ROW_MOST_ENTRIES, ROW_MOST_ENTRIES + 1, ROW_MOST_ENTRIES + 500])
+def test_truncation_inside_a_row_keeps_its_front(tmp_path: Path, cut: int) -> None:
+    old = commands(1, 2 * ROW_MOST_ENTRIES)
+    new = commands(cut, 3, TWO)
+    found = saved(
+        tmp_path, Save(entries=old, promise=ONE), Save(truncate_from=cut, entries=new, promise=TWO, commit=cut)
+    )
+    assert entries(found.log) == old[: cut - 1] + new
+
+
+def test_large_entries_are_cut_into_rows_that_sqlite_takes(tmp_path: Path) -> None:
+    log = [Entry(i, ONE, Kind.COMMAND, put(b"k", bytes(1024 * 1024))) for i in range(1, 31)]
+    found = saved(tmp_path, Save(entries=log, promise=ONE))
+    assert entries(found.log) == log
+    with closing(sqlite3.connect(tmp_path / "food.db")) as db:
+        assert db.execute("SELECT max(length(data)) FROM log").fetchone()[0] < 5 * 1024 * 1024
+
+
+def test_a_snapshot_replaces_everything_in_one_transaction(tmp_path: Path) -> None:
+    _, before = applied(5)
+    donor, _ = applied(9)
+    at = Position(TWO, 9)
+    sessions = {3: b"\x93\x01\x03\x90"}
+    snapshot = Snapshot(at, MEMBERS, donor.revision, donor.hash, dict(donor.rows), sessions)
+    suffix = commands(10, 2, TWO)
+    found = saved(tmp_path, before, Save(snapshot=snapshot, entries=suffix, promise=TWO, commit=9))
+    assert found.log.base == at and entries(found.log) == suffix and found.log.members == MEMBERS
+    assert found.state.rows == donor.rows and found.state.applied == found.commit == 9
+    assert list(found.state.sessions) == [3]
+
+
+def test_a_long_save_gives_signs_of_life(tmp_path: Path) -> None:
+    state = State()
+    for index in range(1, 10_001):
+        state.apply(index, put(b"%d" % index, b""))
+    snapshot = Snapshot(Position(ONE, 10_000), MEMBERS, state.revision, state.hash, state.rows, {})
+    signs: list[int] = []
+    with closing(Store(tmp_path, "n1", lambda: signs.append(1))) as store:
+        store.save(Save(snapshot=snapshot, promise=ONE, commit=10_000))
+    assert len(signs) >= 5
+
+
+def test_a_save_cut_short_leaves_nothing(tmp_path: Path) -> None:
+    with closing(Store(tmp_path, "n1")) as store:
+        store.save(Save(entries=commands(1, 2), promise=ONE))
+        with pytest.raises(StoreBroken):  # an index that is there already
+            store.save(Save(remembers={"b": (1, "x")}, entries=commands(1, 1), promise=TWO))
+    found = reopen(tmp_path)
+    assert entries(found.log) == commands(1, 2) and found.promise == ONE
+
+
+# --- The disk ---
+
+
+def test_the_pragmas_are_in_force(tmp_path: Path) -> None:
+    with closing(Store(tmp_path, "n1")) as store:
+        for pragma, value in (("journal_mode", "wal"), ("synchronous", 2), ("locking_mode", "exclusive")):
+            assert store._sql(f"PRAGMA {pragma}").fetchone()[0] == value
+
+
+def test_every_save_is_synced(tmp_path: Path) -> None:
+    """As strace sees it: one fsync or more for each save."""
+    program = (
+        "import sys; from pathlib import Path; from food.storage import Store; from food.core.ready import Save;"
+        "store = Store(Path(sys.argv[1]), 'n1'); print('open', flush=True); sys.stdin.readline();"
+        "[store.save(Save(remembers={'b': (n, 'x')})) for n in range(50)]"
+    )
+    if not (strace := shutil.which("strace")):
+        pytest.skip("no strace on this machine")
+    trace = tmp_path / "trace"
+    argv = [strace, "-f", "-o", str(trace), "-e", "trace=fsync,fdatasync", sys.executable, "-c", program, str(tmp_path)]
+    subprocess.run(argv, input=b"\n", check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    assert trace.read_text().count("sync(") >= 50
+
+
+def test_a_second_process_cannot_open_it(tmp_path: Path) -> None:
+    with closing(Store(tmp_path, "n1")):
+        program = (
+            "import sys; from pathlib import Path; from food.storage import Store\n"
+            "try: Store(Path(sys.argv[1]), 'n1')\n"
+            "except Exception as error: print(type(error).__name__, error)"
+        )
+        run = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, cwd=ROOT, check=True
+        )
+    assert run.stdout.startswith("StoreBroken") and "another process has it open" in run.stdout
+
+
+def test_a_missing_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreBroken, match=r"gone/food\.db: unable to open database file: the directory must be there"):
+        Store(tmp_path / "gone", "n1")
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Root may write anywhere: be somebody else for a moment."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_directory_that_is_not_ours_to_write_is_named(tmp_path: Path) -> None:
+    directory = Path(f"/tmp/food-read-only-{os.getpid()}")  # tmp_path itself is closed to others
+    directory.mkdir()
+    try:
+        directory.chmod(0o555)
+        with nobody(), pytest.raises(StoreBroken, match="unable to open database file: the directory must be there"):
+            Store(directory, "n1")
+    finally:
+        directory.rmdir()
+
+
+def test_a_full_disk_is_fatal_and_named(tmp_path: Path) -> None:
+    with closing(Store(tmp_path, "n1")) as store:
+        pages = store._sql("PRAGMA page_count").fetchone()[0]
+        store._sql(f"PRAGMA max_page_count={pages + 1}")
+        with pytest.raises(StoreBroken, match=r"saving failed: .*food\.db: database or disk is full: make room"):
+            store.save(Save(entries=[Entry(1, ONE, Kind.COMMAND, bytes(100_000))]))
+
+
+def test_a_failed_fold_is_fatal(tmp_path: Path) -> None:
+    with closing(Store(tmp_path, "n1")) as store:
+        store._unfolded_bytes = FOLD_BYTES
+        store.close()
+        with pytest.raises(StoreBroken, match="folding the write-ahead log failed"):
+            store.fold()
+
+
+def test_the_write_ahead_log_is_folded_and_stays_small(tmp_path: Path) -> None:
+    with closing(Store(tmp_path, "n1")) as store:
+        for index in range(1, 61):
+            store.save(Save(entries=[Entry(index, ONE, Kind.COMMAND, bytes(1024 * 1024))], promise=ONE))
+            store.fold()
+        assert (tmp_path / "food.db-wal").stat().st_size < 3 * FOLD_BYTES
+        assert (tmp_path / "food.db").stat().st_size > 40 * 1024 * 1024
+
+
+# --- Damage ---
+
+
+def corrupt(directory: Path) -> str:
+    with pytest.raises(StoreCorrupt) as caught:
+        Store(directory, "n1")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        ("UPDATE log SET data = CAST(data || x'00' AS BLOB)", "checksum of log entries 1 to 10"),
+        ("UPDATE log SET first = 2", "checksum of log entries 2"),
+        ("DELETE FROM log", "commit 10"),
+        ("UPDATE state SET value = x'00' WHERE key = x'6b33'", "state hash"),
+        ("DELETE FROM state WHERE key = x'6b33'", "state hash"),
+        ("UPDATE meta SET value = x'92ff' WHERE name = 'promise'", "checksum of promise"),
+        ("DELETE FROM meta WHERE name = 'promise'", "promise is missing"),
+        ("UPDATE meta SET value = (SELECT value FROM meta WHERE name = 'starts') WHERE name = 'commit'", "of commit"),
+        ("INSERT INTO sessions VALUES (7, x'930107', x'00')", "client session 7"),
+        ("DROP TABLE sessions", "no such table"),
+    ],
+)
+def test_rows_that_food_did_not_write_are_noticed(tmp_path: Path, statement: str, says: str) -> None:
+    saved(tmp_path, applied(10)[1])
+    with closing(sqlite3.connect(tmp_path / "food.db")) as db:
+        db.execute(statement)
+        db.commit()
+    assert says in corrupt(tmp_path)
+
+
+def test_a_promise_older_than_the_log_is_noticed(tmp_path: Path) -> None:
+    with closing(Store(tmp_path, "n1")) as store:
+        store.save(Save(entries=commands(1, 1, TWO), promise=ONE))
+    assert "promise" in corrupt(tmp_path)
+
+
+@pytest.mark.parametrize("number", range(24))
+def test_a_flipped_byte_in_the_database_is_noticed_or_harmless(tmp_path: Path, number: int) -> None:
+    """Wherever it is: what is read is what was saved, or the store is refused."""
+    state, save = applied(300)
+    before = saved(tmp_path, save)
+    path = tmp_path / "food.db"
+    data = bytearray(path.read_bytes())
+    at = number * 1627 % len(data)
+    data[at] ^= 0xFF
+    path.write_bytes(data)
+    try:
+        found = reopen(tmp_path)
+    except StoreBroken:  # StoreCorrupt is one
+        return
+    assert entries(found.log) == entries(before.log) and found.state.rows == state.rows
+    assert (found.promise, found.commit, found.member) == (before.promise, before.commit, before.member)
+
+
+def test_another_format_is_refused_in_words(tmp_path: Path) -> None:
+    with closing(Store(tmp_path, "n1")) as store:
+        store._put("format", 99)
+    assert "format 99, this version of food reads 1" in corrupt(tmp_path)
+
+
+def killed_after(directory: Path, saves: int) -> None:
+    """A process that saves and is killed: its write-ahead log stays behind."""
+    program = (
+        "import os, sys; from pathlib import Path; from food.storage import Store; from food.core.ready import Save\n"
+        "from food.core.message import Entry, Epoch\n"
+        "store = Store(Path(sys.argv[1]), 'n1'); first = store.recovered.log.last.index + 1\n"
+        "for n in range(first, first + int(sys.argv[2])):\n"
+        "    log = [Entry(n, Epoch(1, 'a'), 0, b'%d' % n * 9000)]\n"
+        "    store.save(Save(entries=log, promise=Epoch(1, 'a'), commit=n))\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    run = subprocess.run([sys.executable, "-c", program, str(directory), str(saves)], cwd=ROOT)
+    assert run.returncode == -signal.SIGKILL
+
+
+def wal(directory: Path) -> bytearray:
+    return bytearray((directory / "food.db-wal").read_bytes())
+
+
+def frames(data: bytearray) -> list[tuple[int, bool]]:
+    """(offset, whether it is a commit) of each frame."""
+    size = int.from_bytes(data[8:12], "big") + 24
+    return [(at, data[at + 4 : at + 8] != bytearray(4)) for at in range(32, len(data) - size + 1, size)]
+
+
+def test_a_kill_loses_nothing(tmp_path: Path) -> None:
+    killed_after(tmp_path, 20)
+    killed_after(tmp_path, 20)
+    assert reopen(tmp_path).log.last.index == 40
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.6])
+def test_damage_in_the_middle_of_the_write_ahead_log_is_corruption(tmp_path: Path, part: float) -> None:
+    killed_after(tmp_path, 20)
+    data = wal(tmp_path)
+    data[32 + int((len(data) - 32) * part) + 1000] ^= 1
+    (tmp_path / "food.db-wal").write_bytes(data)
+    assert "with good frames behind it" in corrupt(tmp_path)
+
+
+@pytest.mark.parametrize("at", [0, 9, 17, 25])
+def test_a_damaged_header_in_front_of_frames_is_corruption(tmp_path: Path, at: int) -> None:
+    killed_after(tmp_path, 3)
+    data = wal(tmp_path)
+    data[at] ^= 1
+    (tmp_path / "food.db-wal").write_bytes(data)
+    assert "damaged at byte 0" in corrupt(tmp_path)
+
+
+@pytest.mark.parametrize("size", [0, 31, 32])
+def test_a_log_without_frames_is_none(tmp_path: Path, size: int) -> None:
+    saved(tmp_path, applied(3)[1])
+    (tmp_path / "food.db-wal").write_bytes(bytes(size))
+    assert reopen(tmp_path).log.last.index == 3
+
+
+def test_every_torn_tail_is_taken_for_one(tmp_path: Path) -> None:
+    """Cut anywhere: what was synced in front of the cut is there, and nothing is called corrupt."""
+    killed_after(tmp_path, 6)
+    data, database = wal(tmp_path), (tmp_path / "food.db").read_bytes()
+    commits = [at for at, commit in frames(data) if commit]
+    size = len(data)
+    for cut in [*range(32, size, size // 17), size - 1]:
+        (tmp_path / "food.db").write_bytes(database)
+        (tmp_path / "food.db-wal").write_bytes(data[:cut])
+        whole = sum(at + 24 + 4096 <= cut for at in commits)
+        if whole:  # the first commit creates the tables
+            assert reopen(tmp_path).log.last.index == whole - 1
+
+
+def test_a_last_transaction_that_was_written_out_of_order_is_a_torn_tail(tmp_path: Path) -> None:
+    """The kernel writes back as it likes: the commit's frame may be there and one in front of it not."""
+    killed_after(tmp_path, 6)
+    data = wal(tmp_path)
+    last = [at for at, commit in frames(data) if commit][-2]  # the commit in front of the last one
+    lost = next(at for at, _ in frames(data) if at > last)
+    data[lost : lost + 24 + 4096] = bytes(24 + 4096)
+    (tmp_path / "food.db-wal").write_bytes(data)
+    assert reopen(tmp_path).log.last.index == 5
+
+
+def test_a_kill_in_the_middle_of_a_spilled_transaction_is_no_corruption(tmp_path: Path) -> None:
+    """A transaction larger than the cache writes, and rewrites, frames before it commits."""
+    killed_after(tmp_path, 3)
+    program = (
+        "import sys; from pathlib import Path; from food.storage import Store; from food.core.ready import Save\n"
+        "from food.core.message import Entry, Epoch\n"
+        "store = Store(Path(sys.argv[1]), 'n1', lambda: None); store._sql('PRAGMA cache_size=20'); n = 3\n"
+        "while True:\n"
+        "    log = [Entry(i, Epoch(1, 'a'), 0, b'x' * 3000) for i in range(n + 1, n + 5001)]\n"
+        "    print('saving', flush=True); store.save(Save(entries=log, promise=Epoch(1, 'a'))); n += 5000"
+    )
+    for pause_s in (0.005, 0.02, 0.05):
+        with subprocess.Popen(
+            [sys.executable, "-c", program.replace("n = 3", "n = store.recovered.log.last.index"), str(tmp_path)],
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+        ) as process:
+            assert process.stdout and process.stdout.readline()
+            time.sleep(pause_s)
+            process.kill()
+        assert (reopen(tmp_path).log.last.index - 3) % 5000 == 0
+
+
+# --- Set aside ---
+
+
+def test_a_store_set_aside_is_whole_and_the_next_one_is_new(tmp_path: Path) -> None:
+    killed_after(tmp_path, 5)
+    (tmp_path / "food.db-journal").write_bytes(b"hot")
+    target = set_aside(tmp_path, "this store was copied", "20300101-000000")
+    assert sorted(path.name for path in target.iterdir()) == ["food.db", "food.db-journal", "food.db-wal", "why"]
+    assert (target / "why").read_text() == "this store was copied\n"
+    (target / "food.db-journal").unlink()
+    old, new = reopen(target), reopen(tmp_path)
+    assert old.log.last.index == 5 and new.log.last == START
+    assert old.member.store != new.member.store and new.starts == 1
+
+
+def test_two_stores_are_set_aside_in_one_second(tmp_path: Path) -> None:
+    places = set()
+    for _ in range(3):
+        reopen(tmp_path)
+        places.add(set_aside(tmp_path, "why", "20300101-000000"))
+    assert len(places) == 3
+
+
+def test_a_disk_that_does_not_let_it_be_set_aside_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reopen(tmp_path)
+
+    def fails(*_: Any) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "rename", fails)
+    with pytest.raises(StoreBroken, match="cannot be set aside"):
+        set_aside(tmp_path, "why", "20300101-000000")
