@@ -364,6 +364,8 @@ class Watch:
         wanted = "deleted" if self.score_wanted is None else f"set to {self.score_wanted}"
         there = "gone" if value is None else value
         self._say("warning", f"the promotion score was {wanted}, and is {there} in the CIB: restoring it")
+        if value is None:
+            self._attribute_check_at = now  # what lost the score has hardly kept the attributes
         # Deleting would take the role from a healthy primary; it is right only where nothing is left to delete, or
         # where setting did not help: attrd writes nothing when it believes that the value stands already.
         self.score_believed = LOST if value is None or self._score_mismatches else value
