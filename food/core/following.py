@@ -91,7 +91,7 @@ class Following:
         if message.entries:
             newest = message.entries[-1]
             self.last_seen = max(self.last_seen, Position(newest.epoch, newest.index))
-        matched = self._local.merge(message.prev, message.entries)
+        matched = self._local.merge(message.prev, message.entries, self.matched)
         if matched is not None:
             self._match(matched, message.commit)
         if matched is None or (isinstance(message, Range) and self.behind):

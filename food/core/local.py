@@ -83,11 +83,12 @@ class Local:
         self.log.append(added)
         self._save.entries += added
 
-    def merge(self, prev: Position, entries: Sequence[Entry]) -> int | None:
+    def merge(self, prev: Position, entries: Sequence[Entry], matched: int) -> int | None:
         """Makes the log equal the sender's up to the last of `entries`, which follow `prev` there.
 
         Returns that index, or None when `prev` is not here (a gap). Cuts only at a conflicting entry in hand, in
-        the transaction that appends its replacement (Raft 5.3), never at or below the commit index.
+        the transaction that appends its replacement (Raft 5.3), never at or below the commit index, nor what is
+        `matched` already: a late answer to Fetch cannot cut that.
         """
         if prev.index > self.log.last.index or (prev.index > self.commit and not self.log.has(prev)):
             return None
@@ -98,6 +99,9 @@ class Local:
                 if self.log.position(entry.index).epoch == entry.epoch:
                     continue
                 assert entry.index > self.commit, f"entry {entry.index} conflicts below commit {self.commit}"
+                if entry.index <= matched:
+                    self.event(f"entry {entry.index} conflicts with what was matched up to {matched}: ignored")
+                    return None
                 self.log.truncate(entry.index)
                 self._save.truncate(entry.index)
             self.append(entries[offset:])
@@ -131,8 +135,9 @@ class Local:
         self.state, self.commit, self._flushed_index = fresh, at.index, at.index
 
     def remember(self, store: str, starts: int, life: str) -> None:
-        """A store's start count, so that an older copy of it is recognised."""
-        if self.remembers.get(store) != (starts, life):
+        """A store's start count, so that an older copy of it is recognised. Late words of a former life do not
+        count, and of two lives with one count the first one known is the store's own."""
+        if starts > self.remembers.get(store, (0, ""))[0]:
             self.remembers[store] = self._save.remembers[store] = (starts, life)
 
     # --- Effects ---

@@ -40,7 +40,7 @@ class Promotion:
     # --- Step 0: ask, promising nothing, so that an isolated candidate does not outbid a healthy primary ---
 
     def on_answer(self, sender: Member, answer: Answer, now_ms: int) -> None:
-        if self.epoch is None and answer.round >= self._round:
+        if self.epoch is None and answer.life == self._local.life and answer.round >= self._round:
             self._members[sender.store] = sender
             self._answers[sender.store] = answer
             self._highest = max(self._highest, answer.promise.number, answer.last.epoch.number)
@@ -150,7 +150,7 @@ class Promotion:
         if self._fetcher is None or self._fetcher.source != sender or message.prev.index != self._matched:
             return
         self._fetcher.got_range(now_ms)
-        matched = self._local.merge(message.prev, message.entries)
+        matched = self._local.merge(message.prev, message.entries, self._matched)
         if matched is not None:
             self._matched = max(self._matched, matched)
         self._advance(now_ms)
