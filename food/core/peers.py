@@ -132,10 +132,12 @@ class Scores:
                 flapping = now_ms - self._raised_ms < HOLD_MOST_MS
                 self._hold_ms = min(max(self._hold_ms * 2, HOLD_MS), HOLD_MOST_MS) if flapping else HOLD_MS
             self.wish, self._better = wish, None
-        elif self._better is None or self._better[0].score != wish.score:
+        elif self._better is None:
             self._better = (wish, now_ms)
-        if self._better and now_ms - self._better[1] >= self._hold(wish):
-            self.wish, self._better, self._raised_ms = wish, None, now_ms
+        elif (wish.score or -1) <= (self._better[0].score or -1):
+            self._better = (wish, self._better[1])  # the least of them was deserved all the time
+        if self._better and now_ms - self._better[1] >= self._hold():
+            self.wish, self._better, self._raised_ms = self._better[0], None, now_ms
 
-    def _hold(self, wish: Wish) -> int:
+    def _hold(self) -> int:
         return self._hold_ms if self.wish.score is None else HOLD_MS
