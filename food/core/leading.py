@@ -90,8 +90,9 @@ class Leading:
         assert current is not None
         if not self.serving or local.log.members_index > local.commit:
             return "the former member list or this epoch's barrier is not committed yet: try again"
-        changed = set(current.stores) ^ set(members.stores)
-        if len(changed) != 1 or members.number != current.number + 1 or members.cluster != current.cluster:
+        changed = set(current.members) ^ set(members.members)
+        twice = len(set(members.stores)) < len(members.stores)
+        if len(changed) != 1 or twice or members.number != current.number + 1 or members.cluster != current.cluster:
             return "a member list differs from the former by one store, and its number is one more"
         if local.store not in members.stores:
             return "the primary cannot remove itself: move the role first"

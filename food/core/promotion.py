@@ -21,7 +21,7 @@ class Promotion:
     def __init__(self, local: Local, round_: int, now_ms: int, deadline_ms: int):
         self._local = local
         self._round = round_  # answers to this round and later ones count
-        self._deadline_ms = deadline_ms
+        self.deadline_ms = deadline_ms
         self._sent_ms = now_ms
         self._answers: dict[str, Answer] = {}
         self._sealed: dict[str, Sealed] = {}
@@ -165,7 +165,7 @@ class Promotion:
     # --- Time ---
 
     def tick(self, now_ms: int) -> None:
-        if now_ms >= self._deadline_ms:
+        if now_ms >= self.deadline_ms:
             self.failed = self.failed or f"no promotion in the time given: {self.missing()}"
         elif now_ms - self._sent_ms >= RESEND_MS and not self.won:
             if self.epoch is None:

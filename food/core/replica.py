@@ -87,13 +87,14 @@ class Replica:
 
     def promote(self, now_ms: int, deadline_ms: int) -> None:
         """Try to lead until `deadline_ms`; `role` or `failure` tells the outcome."""
+        if self.leading and self.leading.draining:
+            self._give_up(None)  # a demote ends the leadership for good: this is another epoch
         self.failure = None
         self.ordered = True
-        self._drain_until_ms = None
-        if self.leading:
-            self.leading.draining = False
-        elif not self.promotion:
-            self._promote_deadline_ms = deadline_ms
+        self._promote_deadline_ms = deadline_ms
+        if self.promotion:
+            self.promotion.deadline_ms = deadline_ms
+        elif not self.leading:
             self.promotion = Promotion(self.local, self.peers.ask(now_ms), now_ms, deadline_ms)
             self._after_promotion(now_ms)
 
@@ -210,7 +211,8 @@ class Replica:
     def _refuse(self, sender: Member) -> None:
         if sender.store not in self._refused:
             self._refused.add(sender.store)
-            self.local.send(sender.node, Refused(self.local.promise, self.following is not None))
+            led = self.following is not None or self.leading is not None
+            self.local.send(sender.node, Refused(self.local.promise, led))
 
     def _on_refused(self, sender: Member, refused: Refused, now_ms: int) -> None:
         if self.promotion:
