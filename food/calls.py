@@ -25,7 +25,8 @@ VALUE_MOST_BYTES = 1024 * 1024
 
 REPLY_MOST_BYTES = 2 * FRAME_MOST_BYTES  # a range may end with a large value
 
-HEDGE_AFTER_S = 0.2  # no answer for so long: ask everybody who is primary
+# No answer for so long: ask everybody who is primary. The least of it holds where answers usually come much sooner.
+HEDGE_AFTER_S, HEDGE_LEAST_S, HEDGE_TIMES_USUAL = 0.2, 0.05, 8
 RESEND_AFTER_S = 0.5  # the same primary still claims the role and has not answered: our request may be lost
 RESEND_AFTER_MOST_S = 8.0  # doubled each time: slow is not dead
 REFUSED_PAUSE_S = 0.02  # between two attempts at an endpoint that refused
@@ -182,7 +183,7 @@ class Call:
         self.tries += 1
         self.last = attempt
         self.sent_to, self.sent_at, self.version = endpoint, now, directory.version
-        self.hedge_at = now + HEDGE_AFTER_S
+        self.hedge_at = now + min(HEDGE_AFTER_S, max(HEDGE_LEAST_S, HEDGE_TIMES_USUAL * directory.usual_s))
 
     def unsendable(self, now: float, directory: Directory) -> None:
         """There is no connection to the target yet, or no longer: look around meanwhile."""
@@ -197,6 +198,8 @@ class Call:
         if endpoint is None:
             return None
         if status == 0:
+            if attempt == self.last:
+                directory.usual_s += (now - self.sent_at - directory.usual_s) / 8
             return Outcome(result)
         fields = result if isinstance(result, dict) else {}
         text = str(fields.get("text", "no text"))[:500]

@@ -62,6 +62,7 @@ class Directory:
         self.target: str | None = None
         self.number = -1  # epoch of the target's claim; -1: only a hint
         self.version = 0
+        self.usual_s = 1.0  # how long answers took lately, smoothed; long while nothing is known
         self.wanted = True  # somebody waits for a primary
         self.infos: dict[str, dict[str, Any]] = {}  # the last answer to a probe, by endpoint
         self._claims: dict[str, Claim] = {}
