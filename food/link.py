@@ -11,6 +11,9 @@ from typing import Any
 
 PACKET_MOST_BYTES = 64 * 1024
 BEAT_MS = 50
+UNSENT_MOST = 1_000
+TEXT_MOST_CHARS = 2_000
+LAST_WORD_MS = 500  # how long an exiting daemon tries to say why
 
 
 class GuardianGone(Exception):
@@ -68,10 +71,18 @@ class Link:
         return order in self._waiting
 
     def tell(self, **packet: Any) -> None:
-        self._unsent.append(packet)
+        if len(self._unsent) >= UNSENT_MOST:
+            raise GuardianGone(f"the guardian left {UNSENT_MOST} packets unread")
+        self._unsent.append({name: _bounded(value) for name, value in packet.items()})
         self._flush()
 
+    def last_word(self, reason: str) -> None:
+        """Why this process exits; waits a moment for a guardian that is slow to read."""
+        self._socket.settimeout(LAST_WORD_MS / 1000)
+        self.tell(exiting=reason)
+
     def beat(self, now_ms: int) -> None:
+        """A sign of life, as often as it is due."""
         self._flush()
         if now_ms - self._beat_ms >= BEAT_MS and not self._unsent:
             self._beat_ms = now_ms
@@ -82,8 +93,12 @@ class Link:
         while self._unsent:
             try:
                 self._socket.send(json.dumps(self._unsent[0]).encode())
-            except BlockingIOError:
+            except (BlockingIOError, TimeoutError):
                 return
             except OSError:
                 raise GuardianGone("the guardian is gone") from None
             self._unsent.pop(0)
+
+
+def _bounded(value: Any) -> Any:
+    return value[:TEXT_MOST_CHARS] if isinstance(value, str) else value

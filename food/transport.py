@@ -22,8 +22,10 @@ from .codec import FRAME_MOST_BYTES
 from .wire import PEER_FRAME_MOST_BYTES
 
 BATCH_MOST = 1_000  # messages taken from one socket in a turn
+BATCH_MOST_BYTES = 4 * 1024 * 1024  # and their size: a turn must end well within the watchdog's patience
 PEER_QUEUE_MOST = 1_000
 CLIENT_QUEUE_MOST = 1_000
+CONTROL_QUEUE_MOST = 100
 BIND_PATIENCE_S = 3.0
 
 # Links heal fast on a LAN: a dead connection is noticed by ZeroMQ's own heartbeat, and a SYN in a cut link is given
@@ -33,6 +35,7 @@ _LINK_OPTIONS = {
     zmq.HEARTBEAT_IVL: 500,
     zmq.HEARTBEAT_TIMEOUT: 1500,
     zmq.CONNECT_TIMEOUT: 1000,
+    zmq.HANDSHAKE_IVL: 2000,  # a stopped peer's kernel accepts, and nobody says hello
     zmq.RECONNECT_IVL: 50,
     zmq.RECONNECT_IVL_MAX: 500,
     zmq.TCP_KEEPALIVE: 1,
@@ -48,8 +51,10 @@ class CannotListen(Exception):
 
 class Transport:
     def __init__(self, address: str, port: int, run_dir: Path):
+        """Raises CannotListen."""
         self._context = zmq.Context()
         self._port = port
+        self.endpoint = f"{_bracketed(address)}:{port + 2}"  # where clients reach this node
         self._dealers: dict[str, zmq.Socket[bytes]] = {}
         self._addresses: dict[str, str] = {}
         self._publisher = self._socket(zmq.PUB, PEER_QUEUE_MOST, PEER_FRAME_MOST_BYTES)
@@ -57,14 +62,14 @@ class Transport:
         self.log.subscribe(b"")
         self.peers = self._socket(zmq.ROUTER, PEER_QUEUE_MOST, PEER_FRAME_MOST_BYTES)
         self.clients = self._socket(zmq.ROUTER, CLIENT_QUEUE_MOST, FRAME_MOST_BYTES)
-        self.control = self._socket(zmq.ROUTER, 100, FRAME_MOST_BYTES)
-        self._bind_tcp(self._publisher, address, port)
-        self._bind_tcp(self.peers, address, port + 1)
-        self._bind_tcp(self.clients, address, port + 2)
-        if not address.startswith("127."):
-            self._bind_tcp(self.clients, "127.0.0.1", port + 2)
-        self._bind_ipc(self.clients, run_dir / "client.sock", 0o660)
-        self._bind_ipc(self.control, run_dir / "control.sock", 0o600)
+        self.control = self._socket(zmq.ROUTER, CONTROL_QUEUE_MOST, FRAME_MOST_BYTES)
+        for socket in (self.clients, self.control):
+            socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an answer that cannot be delivered is counted
+        try:
+            self._bind(address, run_dir)
+        except CannotListen:
+            self.close()
+            raise
         self.poller = zmq.Poller()
         for socket in (self.log, self.peers, self.clients, self.control):
             self.poller.register(socket, zmq.POLLIN)
@@ -79,12 +84,22 @@ class Transport:
         socket.setsockopt(zmq.BACKLOG, 1024)
         return socket
 
+    def _bind(self, address: str, run_dir: Path) -> None:
+        self._bind_tcp(self._publisher, address, self._port)
+        self._bind_tcp(self.peers, address, self._port + 1)
+        self._bind_tcp(self.clients, address, self._port + 2)
+        if not address.startswith("127."):
+            self._bind_tcp(self.clients, "127.0.0.1", self._port + 2)
+        self._bind_ipc(self.clients, run_dir / "client.sock", 0o660)
+        self._bind_ipc(self.control, run_dir / "control.sock", 0o600)
+
     def _bind_tcp(self, socket: zmq.Socket[bytes], address: str, port: int) -> None:
         """A predecessor that was just killed may still be giving the port back."""
         deadline = time.monotonic() + BIND_PATIENCE_S
         while True:
             try:
-                socket.bind(f"tcp://{address}:{port}")
+                socket.setsockopt(zmq.IPV6, int(":" in address))
+                socket.bind(f"tcp://{_bracketed(address)}:{port}")
                 return
             except zmq.ZMQError as error:
                 if time.monotonic() >= deadline or error.errno not in (zmq.EADDRINUSE, zmq.EADDRNOTAVAIL):
@@ -103,18 +118,19 @@ class Transport:
         """Connects to every peer in `addresses` (node: IP address) and leaves the others."""
         for node in [node for node, address in self._addresses.items() if addresses.get(node) != address]:
             self._dealers.pop(node).close()
-            self.log.disconnect(f"tcp://{self._addresses.pop(node)}:{self._port}")
+            self.log.disconnect(f"tcp://{_bracketed(self._addresses.pop(node))}:{self._port}")
         for node, address in addresses.items():
             if node not in self._dealers:
                 dealer = self._socket(zmq.DEALER, PEER_QUEUE_MOST, PEER_FRAME_MOST_BYTES)
                 dealer.setsockopt(zmq.IMMEDIATE, 1)  # no queue for a peer that is not there
-                dealer.connect(f"tcp://{address}:{self._port + 1}")
-                self.log.connect(f"tcp://{address}:{self._port}")
+                for socket, port in ((dealer, self._port + 1), (self.log, self._port)):
+                    socket.setsockopt(zmq.IPV6, int(":" in address))
+                    socket.connect(f"tcp://{_bracketed(address)}:{port}")
                 self._dealers[node], self._addresses[node] = dealer, address
 
     def client_endpoint(self, node: str) -> str | None:
         """Where clients reach `node`, if its address is known."""
-        return f"{self._addresses[node]}:{self._port + 2}" if node in self._addresses else None
+        return f"{_bracketed(self._addresses[node])}:{self._port + 2}" if node in self._addresses else None
 
     # --- Sending: never waits ---
 
@@ -144,14 +160,23 @@ def reply(socket: zmq.Socket[bytes], route: list[bytes], frame: bytes) -> bool:
     return _send(socket, [*route, frame])
 
 
-def take(socket: zmq.Socket[bytes], most: int = BATCH_MOST) -> Iterator[list[bytes]]:
-    """The messages that wait, at most `most`."""
+def take(socket: zmq.Socket[bytes]) -> Iterator[list[bytes]]:
+    """The messages that wait, up to a batch."""
     receive: Callable[[int], list[bytes]] = socket.recv_multipart
-    for _ in range(most):
+    size = 0
+    for _ in range(BATCH_MOST):
         try:
-            yield receive(zmq.NOBLOCK)
+            frames = receive(zmq.NOBLOCK)
         except zmq.Again:
             return
+        yield frames
+        size += len(frames[-1])
+        if size >= BATCH_MOST_BYTES:
+            return
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
 
 
 def _remedy(errno: int | None) -> str:

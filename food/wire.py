@@ -11,7 +11,9 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from .codec import BadFrame, pack, unpack
+from .core.entries import unpack_members
 from .core.message import (
+    NO_EPOCH,
     Ack,
     Answer,
     Append,
@@ -33,6 +35,8 @@ from .core.message import (
 )
 
 VERSION = 1
+NUMBER_MOST = 2**63 - 1  # SQLite's
+_KINDS = {int(kind): kind for kind in Kind}  # looked up: calling an enum costs as much as all the rest of an entry
 PEER_FRAME_MOST_BYTES = 8 * 1024 * 1024
 
 
@@ -58,8 +62,8 @@ def decode(frame: bytes) -> Envelope:
         case [_, str(cluster), str(node), str(store), int(code), *fields] if code in _READERS:
             try:
                 return Envelope(cluster, Member(node, store), _READERS[code](fields))
-            except (ValueError, TypeError) as error:
-                raise BadFrame(f"message {code} of {node}: {error}") from None
+            except (ValueError, TypeError, LookupError) as error:
+                raise BadFrame(f"message {code} of {node!r:.40}: {error!s:.200}") from None
     raise BadFrame("not a message between food's daemons")
 
 
@@ -68,21 +72,25 @@ def pack_runs(entries: Iterable[Entry]) -> list[Any]:
 
 
 def unpack_runs(prev: int, runs: Any) -> tuple[Entry, ...]:
-    """Entries behind index `prev`. Raises ValueError."""
+    """Entries behind index `prev`. Raises ValueError or TypeError."""
     entries: list[Entry] = []
-    index = prev
+    index, epoch = prev, NO_EPOCH
     for epoch_fields, run in runs:
-        epoch = _epoch(epoch_fields)
+        before, epoch = epoch, _epoch(epoch_fields)
+        if epoch < before:
+            raise ValueError(f"an entry of epoch {epoch.number} behind one of {before.number}")
         for kind, data in run:
             index += 1
             if type(data) is not bytes:
                 raise ValueError("an entry's data is bytes")
-            entries.append(Entry(index, epoch, Kind(kind), data))
+            if kind == Kind.MEMBERS:
+                unpack_members(data)
+            entries.append(Entry(index, epoch, _KINDS[kind], data))
     return tuple(entries)
 
 
 def _whole(value: Any) -> int:
-    if type(value) is not int or value < 0:
+    if type(value) is not int or value < 0 or value > NUMBER_MOST:
         raise ValueError(f"{value!r:.40} where a whole number belongs")
     return value
 
@@ -131,9 +139,12 @@ def _optional_whole(value: Any) -> int | None:
 
 
 def _append(fields: list[Any]) -> Append:
-    epoch, prev, runs, commit = fields
-    position = _position(prev)
-    return Append(_epoch(epoch), position, unpack_runs(position.index, runs), _whole(commit))
+    epoch_fields, prev, runs, commit = fields
+    epoch, position = _epoch(epoch_fields), _position(prev)
+    entries = unpack_runs(position.index, runs)
+    if entries and not position.epoch <= entries[0].epoch <= entries[-1].epoch <= epoch:
+        raise ValueError("entries of an epoch that they cannot have")
+    return Append(epoch, position, entries, _whole(commit))
 
 
 def _range(fields: list[Any]) -> Range:

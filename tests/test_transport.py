@@ -1,0 +1,231 @@
+"""The sockets: what cannot be bound says why, and nobody who does not read holds the daemon up."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+
+from food import transport
+from food.transport import BATCH_MOST, BATCH_MOST_BYTES, CannotListen, Transport, reply, take
+
+PORT = 19_910
+HERE, THERE = "127.0.2.1", "127.0.2.2"
+
+
+@pytest.fixture
+def run_dir() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="food-", dir="/tmp") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def sockets(run_dir: Path) -> Iterator[tuple[Transport, Transport]]:
+    """Two nodes that know each other, and have found each other."""
+    (run_dir / "a").mkdir()
+    (run_dir / "b").mkdir()
+    one, two = Transport(HERE, PORT, run_dir / "a"), Transport(THERE, PORT, run_dir / "b")
+    one.set_peers({"b": THERE})
+    two.set_peers({"a": HERE})
+    deadline = time.monotonic() + 5
+    while not (two.peers.poll(10) and two.log.poll(10)):
+        assert time.monotonic() < deadline
+        one.send("b", b"hello")
+        one.publish(b"hello")
+    time.sleep(0.05)
+    list(take(two.peers)), list(take(two.log))
+    yield one, two
+    one.close()
+    two.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "BIND_PATIENCE_S", 0.1)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("offset", [0, 1, 2])
+def test_a_taken_port_is_named_with_the_remedy(run_dir: Path, offset: int) -> None:
+    with socket.create_server((HERE, PORT + offset)), pytest.raises(CannotListen) as caught:
+        Transport(HERE, PORT, run_dir)
+    assert f"{HERE}:{PORT + offset}" in str(caught.value)
+    assert "another program, or another resource's food, has that port: choose another `port`" in str(caught.value)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_address_that_is_not_ours_is_named_with_the_remedy(run_dir: Path) -> None:
+    with pytest.raises(CannotListen) as caught:
+        Transport("192.0.2.1", PORT, run_dir)
+    assert f"192.0.2.1:{PORT}" in str(caught.value)
+    assert "not one of this node's: check `address` or Corosync's node list" in str(caught.value)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_run_directory_that_is_not_there_is_named(run_dir: Path) -> None:
+    with pytest.raises(CannotListen, match=r"gone/client\.sock: .*the run directory must be ours to write"):
+        Transport(HERE, PORT, run_dir / "gone")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_failed_to_bind_leaves_nothing_bound(run_dir: Path) -> None:
+    with socket.create_server((HERE, PORT + 2)), pytest.raises(CannotListen):
+        Transport(HERE, PORT, run_dir)
+    Transport(HERE, PORT, run_dir).close()
+
+
+def test_a_port_that_becomes_free_is_waited_for(run_dir: Path) -> None:
+    predecessor = socket.create_server((HERE, PORT))
+    begun = time.monotonic()
+    threading.Timer(0.3, predecessor.close).start()
+    Transport(HERE, PORT, run_dir).close()
+    assert 0.2 < time.monotonic() - begun < 2.5
+
+
+def test_local_sockets_are_closed_to_others(run_dir: Path) -> None:
+    opened = Transport(HERE, PORT, run_dir)
+    modes = {name: stat.S_IMODE(os.stat(run_dir / name).st_mode) for name in ("client.sock", "control.sock")}
+    opened.close()
+    assert modes == {"client.sock": 0o660, "control.sock": 0o600}
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6")
+def test_an_ipv6_address_works(run_dir: Path) -> None:
+    opened = Transport("::1", PORT, run_dir)
+    opened.set_peers({"self": "::1"})
+    try:
+        assert opened.endpoint == opened.client_endpoint("self") == f"[::1]:{PORT + 2}"
+        deadline = time.monotonic() + 5
+        while not opened.peers.poll(10):
+            assert time.monotonic() < deadline
+            opened.send("self", b"hello")
+    finally:
+        opened.close()
+
+
+def test_messages_arrive_one_to_one_and_one_to_all(sockets: tuple[Transport, Transport]) -> None:
+    one, two = sockets
+    one.send("b", b"to you")
+    one.publish(b"to all")
+    assert two.peers.poll(2000) and two.log.poll(2000)
+    assert [frames[-1] for frames in take(two.peers)] == [b"to you"]
+    assert list(take(two.log)) == [[b"to all"]]
+
+
+def test_a_peer_that_is_left_hears_nothing_more(sockets: tuple[Transport, Transport]) -> None:
+    one, two = sockets
+    one.set_peers({})
+    two.set_peers({})
+    one.send("b", b"lost")
+    for _ in range(20):
+        one.publish(b"lost")
+        time.sleep(0.01)
+    assert not two.peers.poll(0) and not two.log.poll(0)
+    assert one.client_endpoint("b") is None
+
+
+def test_sending_to_nobody_does_not_wait(run_dir: Path) -> None:
+    opened = Transport(HERE, PORT, run_dir)
+    opened.set_peers({"b": "192.0.2.1"})
+    begun = time.monotonic()
+    for _ in range(10_000):
+        opened.send("b", b"x" * 100)
+        opened.send("never heard of", b"x")
+        opened.publish(b"x" * 100)
+    assert time.monotonic() - begun < 2
+    opened.close()
+
+
+def test_a_peer_that_does_not_read_holds_nobody_up(sockets: tuple[Transport, Transport]) -> None:
+    one, _ = sockets
+    begun = time.monotonic()
+    for _ in range(3000):
+        one.send("b", bytes(30_000))
+        one.publish(bytes(30_000))
+    assert time.monotonic() - begun < 4
+
+
+def client(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> zmq.Socket[bytes]:
+    opened = context.socket(zmq.DEALER)
+    opened.setsockopt(zmq.LINGER, 0)
+    opened.setsockopt(zmq.RCVHWM, 1)
+    opened.connect(endpoint)
+    return opened
+
+
+def test_a_client_that_does_not_read_loses_its_answers_and_nobody_waits(sockets: tuple[Transport, Transport]) -> None:
+    one, _ = sockets
+    with zmq.Context() as context, client(context, f"tcp://{one.endpoint}") as asking:
+        asking.send(b"question")
+        assert one.clients.poll(2000)
+        [[route, _question]] = list(take(one.clients))
+        begun = time.monotonic()
+        delivered = [reply(one.clients, [route], bytes(50_000)) for _ in range(4000)]
+        assert time.monotonic() - begun < 4
+        assert delivered[0] and not delivered[-1]  # and whoever counts them knows
+    deadline = time.monotonic() + 5
+    while reply(one.clients, [route], b"gone"):
+        assert time.monotonic() < deadline
+
+
+def test_what_is_taken_in_a_turn_is_bounded(sockets: tuple[Transport, Transport]) -> None:
+    one, _ = sockets
+    with zmq.Context() as context, client(context, f"tcp://{one.endpoint}") as asking:
+        asking.setsockopt(zmq.SNDHWM, 0)
+        for _ in range(BATCH_MOST + 50):
+            asking.send(b"small")
+        _arrive(one)
+        assert len(list(take(one.clients))) == BATCH_MOST
+        list(take(one.clients))
+        for _ in range(8):
+            asking.send(bytes(1024 * 1024))
+        _arrive(one)
+        assert len(list(take(one.clients))) == BATCH_MOST_BYTES // (1024 * 1024)
+
+
+def _arrive(node: Transport) -> None:
+    assert node.clients.poll(2000)
+    time.sleep(0.3)
+
+
+def test_an_oversized_frame_costs_its_sender_the_connection(sockets: tuple[Transport, Transport]) -> None:
+    one, _ = sockets
+    with zmq.Context() as context, client(context, f"tcp://{one.endpoint}") as asking:
+        asking.send(bytes(3 * 1024 * 1024))
+        asking.send(b"small")
+        assert one.clients.poll(2000)  # over a new one
+        assert [frames[-1] for frames in take(one.clients)] == [b"small"]
+
+
+@pytest.mark.parametrize("offset", [0, 1, 2])
+def test_noise_on_a_port_is_survived(sockets: tuple[Transport, Transport], offset: int) -> None:
+    one, two = sockets
+    for size in (1, 10, 64, 5000):
+        try:
+            with socket.create_connection((THERE, PORT + offset), timeout=2) as raw:
+                raw.sendall(os.urandom(size))
+        except OSError as error:
+            assert error.errno in (errno.ECONNRESET, errno.EPIPE)
+    deadline, heard = time.monotonic() + 2, set[bytes]()
+    one.send("b", b"still there")
+    while b"still there" not in heard:  # what looks like ZMTP's first version comes through, as noise
+        assert two.peers.poll(2000) and time.monotonic() < deadline
+        heard |= {frames[-1] for frames in take(two.peers)}
