@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from .codec import FRAME_MOST_BYTES, BadFrame, pack, unpack
-from .core.peers import Wish
+from .codec import BadFrame, pack, unpack
+from .core.peers import SCORE_IN_SYNC, Wish
 from .core.replica import Replica
 from .link import Link
 from .status import summary
@@ -21,6 +21,9 @@ OCF_RUNNING_PROMOTED, OCF_FAILED_PROMOTED = 8, 9
 OCF_DEGRADED, OCF_DEGRADED_PROMOTED = 190, 191
 
 VERSION = 1
+CONTROL_FRAME_MOST_BYTES = 8 * 1024
+TIMEOUT_MOST_MS = 24 * 3600 * 1000
+WAITING_MOST = 16  # the cluster manager asks for one thing at a time
 PROMOTE_SHARE = 0.8  # of an action's budget; the rest is for the score and the way back
 DRAIN_SHARE = 0.2
 DRAIN_MOST_MS = 2_000
@@ -42,7 +45,7 @@ class Control:
         self.degraded = False
         self._replica = replica
         self._link = link
-        self._attribute = f"{name}-state"
+        self._name = name
         self._log = log
         self._waiting: list[Waiting] = []
         self._ordered: Wish | None = None
@@ -55,19 +58,15 @@ class Control:
 
     # --- Requests ---
 
-    def request(self, frame: bytes, reply: Callable[[bytes], None], now_ms: int) -> dict[str, Any] | None:
-        """Handles one frame of the agent. Returns new settings when it was a reload."""
+    def request(self, frame: bytes, reply: Callable[[bytes], None], now_ms: int) -> None:
+        """Handles one frame of the agent; `reply` is called now, or in a later turn."""
         try:
-            found = unpack(frame, FRAME_MOST_BYTES)
-            if not isinstance(found, dict) or found.get("v") != VERSION:
-                raise BadFrame(f"a request is a map with v: {VERSION}; agent and daemon are of different versions")
-            action, timeout_ms = found.get("action"), found.get("timeout_ms")
-            if type(timeout_ms) is not int or timeout_ms <= 0:
-                raise BadFrame("timeout_ms must be a whole number above 0")
+            found, timeout_ms = _read(frame)
         except BadFrame as error:
-            self._reply(reply, OCF_ERR_GENERIC, f"the daemon refused the request: {error}")
-            return None
-        match action:
+            return self._reply(reply, OCF_ERR_GENERIC, f"the daemon refused the request: {error}")
+        if len(self._waiting) >= WAITING_MOST:
+            return self._reply(reply, OCF_ERR_GENERIC, f"{WAITING_MOST} promotes and demotes wait already")
+        match found.get("action"):
             case "monitor":
                 self._restore_score(found.get("probe") is True)
                 self._reply(reply, *self.monitor(now_ms))
@@ -83,13 +82,13 @@ class Control:
                 self._notify(found)
                 self._reply(reply, OCF_SUCCESS, "")
             case "reload":
+                # As the agent got them: the guardian judges them and gives back what they come to.
+                self._link.tell(settings=found["settings"])
                 self._reply(reply, OCF_SUCCESS, "")
-                settings = found.get("settings")
-                return settings if isinstance(settings, dict) else {}
             case "status":
                 self._reply(reply, OCF_SUCCESS, "", status=summary(self._replica, now_ms))
-            case _:
-                self._reply(reply, OCF_ERR_GENERIC, f"the daemon knows no action {action!r}")
+            case action:
+                self._reply(reply, OCF_ERR_GENERIC, f"the daemon knows no action {action!r:.40}")
         return None
 
     def monitor(self, now_ms: int) -> tuple[int, str]:
@@ -104,7 +103,7 @@ class Control:
                 if len(in_sync) < len(replica.local.voters):
                     return OCF_DEGRADED_PROMOTED, summary(replica, now_ms)
             return OCF_RUNNING_PROMOTED, ""
-        level = replica.wish.why == "in sync" or replica.role == "candidate"
+        level = replica.wish.score == SCORE_IN_SYNC or replica.role == "candidate"
         return (OCF_DEGRADED, summary(replica, now_ms)) if self.degraded and not level else (OCF_SUCCESS, "")
 
     def _restore_score(self, probe: bool) -> None:
@@ -128,6 +127,8 @@ class Control:
     def finish_turn(self, now_ms: int) -> None:
         replica = self._replica
         if replica.role != self._role:
+            # A save of this turn may have moved it, behind the tick: the score of the new role comes first.
+            replica.tick(now_ms)
             self._role = replica.role
             self._link.tell(role=self._role)
         self._order_score(replica.wish)
@@ -150,7 +151,9 @@ class Control:
         quiet = now_ms - self._text_since_ms >= ATTRIBUTE_QUIET_MS and not self._waiting
         if quiet and text != self._text_ordered:
             self._text_ordered = text
-            self._link.order(attributes={self._attribute: text})
+            local = self._replica.local
+            store = f"{local.store}, start {local.starts}"  # a copied or rolled-back store shows here, too
+            self._link.order(attributes={f"{self._name}-state": text, f"{self._name}-store": store})
 
     def _report_deposed(self, now_ms: int) -> None:
         """A deposed primary gave its score up at once; if the role stays here all the same, it is failed."""
@@ -181,3 +184,20 @@ class Control:
             self._reply(waiting.reply, OCF_ERR_GENERIC, replica.failure or "not promoted in the time given")
             return True
         return False
+
+
+def _read(frame: bytes) -> tuple[dict[str, Any], int]:
+    """A request and its timeout_ms. Raises BadFrame."""
+    found = unpack(frame, CONTROL_FRAME_MOST_BYTES)
+    if not isinstance(found, dict) or found.get("v") != VERSION:
+        raise BadFrame(f"a request is a map with v: {VERSION}; agent and daemon are of different versions")
+    timeout_ms = found.get("timeout_ms")
+    if type(timeout_ms) is not int or not 0 < timeout_ms <= TIMEOUT_MOST_MS:
+        raise BadFrame(f"timeout_ms must be a whole number from 1 to {TIMEOUT_MOST_MS}")
+    if found.get("action") == "reload":
+        settings = found.get("settings")
+        if not isinstance(settings, dict) or not all(
+            type(name) is str and (value is None or type(value) is str) for name, value in settings.items()
+        ):
+            raise BadFrame("settings must be a map of texts")
+    return found, timeout_ms

@@ -40,12 +40,31 @@ from food.transport import CannotListen, Transport, reply, take
 from food.wire import decode, encode
 
 TICK_MS = 20
+PAUSE_MOST_MS = 400
 ODD_FRAMES_EVERY_MS = 60_000  # how often dropped frames are counted in the log
+ODD_KINDS_MOST = 20
 PR_SET_PDEATHSIG = 1
 
 
 def monotonic_ms() -> int:
     return time.monotonic_ns() // 1_000_000
+
+
+class Clock:
+    """The core's time: monotonic, but a pause of this process (a slow disk, a stopped machine) counts little.
+
+    After it, what the others said meanwhile may still be on its way through the sockets: silence that fell into
+    our own pause is no silence of theirs. Watchdog and agent measure in real time.
+    """
+
+    def __init__(self) -> None:
+        self._real_ms = self._now_ms = monotonic_ms()
+
+    def read(self) -> int:
+        real_ms = monotonic_ms()
+        self._now_ms += min(real_ms - self._real_ms, PAUSE_MOST_MS)
+        self._real_ms = real_ms
+        return self._now_ms
 
 
 class Daemon:
@@ -66,13 +85,14 @@ class Daemon:
         self._transport = Transport(address, self.settings["port"], Path(self.settings["run_dir"]))
         self._transport.set_peers({node: at for node, at in nodes.items() if node != self._node})
         self._transport.poller.register(link.fileno(), zmq.POLLIN)
-        now_ms = monotonic_ms()
+        self._clock = Clock()
+        now_ms = self._clock.read()
         recovered = self._store.recovered
         self._member = recovered.member
         local = Local(recovered, secrets.token_hex(8), list(nodes))
         self.replica = Replica(local, self.settings["isolation_ms"], now_ms)
         self._control = Control(self.replica, link, self.settings["id"], self.journal.log, now_ms)
-        self._apply_settings({})
+        self._apply_settings()
         self.journal.notice(
             f"up: store {local.store}, start {local.starts}, epoch {local.promise.number}, log to"
             f" {local.log.last.index}, committed to {local.commit}, {len(local.state.rows)} keys, on {address}"
@@ -81,10 +101,13 @@ class Daemon:
     def _open_store(self) -> Store:
         """The store; one that cannot be trusted is set aside, and this node starts again as an empty learner."""
         try:
-            return Store(self._data_dir, self._node)
+            return Store(self._data_dir, self._node, self._beat)
         except StoreCorrupt as error:
             self._set_aside(str(error))
-            return Store(self._data_dir, self._node)
+            return Store(self._data_dir, self._node, self._beat)
+
+    def _beat(self) -> None:
+        self._link.beat(monotonic_ms())
 
     def _set_aside(self, why: str) -> None:
         place = set_aside(self._data_dir, why, time.strftime("%Y%m%d-%H%M%S"))
@@ -97,7 +120,7 @@ class Daemon:
         signal.signal(signal.SIGTERM, self._stop)
         while not self._stopping:
             transport.poller.poll(TICK_MS)
-            now_ms = monotonic_ms()
+            now_ms = self._clock.read()
             self._take_guardian()
             for frames in take(transport.log):
                 self._step(frames[0], now_ms)
@@ -110,7 +133,9 @@ class Daemon:
             replica.tick(now_ms)
             driver.finish_turn(replica, self, now_ms)
             self._control.finish_turn(now_ms)
-            self._link.beat(now_ms)
+            self._beat()
+            self._store.fold()
+            self._beat()
             self._report_odd_frames(now_ms)
 
     def _stop(self, *_: object) -> None:
@@ -127,6 +152,9 @@ class Daemon:
         for packet in self._link.take():
             if packet.get("error"):
                 self.journal.warning(f"an order was not carried out: {packet['error']}")
+            if "settings" in packet:
+                self.settings = packet["settings"]
+                self._apply_settings()
             if nodes := packet.get("nodes"):
                 self._transport.set_peers({node: at for node, at in nodes.items() if node != self._node})
                 self.replica.local.nodes = tuple(sorted(nodes))
@@ -136,11 +164,11 @@ class Daemon:
         try:
             envelope = decode(frame)
         except BadFrame as error:
-            self._odd_frames[f"from a peer: {error}"] += 1
+            self._odd(f"from a peer: {error}")
             return
         members = self.replica.local.log.members
         if members and envelope.cluster and envelope.cluster != members.cluster:
-            self._odd_frames[f"from {envelope.sender.node}, which belongs to another cluster"] += 1
+            self._odd(f"from {envelope.sender.node!r:.40}, which belongs to another cluster")
             return
         self.replica.step(envelope.sender, envelope.message, now_ms)
 
@@ -164,15 +192,12 @@ class Daemon:
                 case _:
                     raise BadFrame("a request's kind and body are w and bytes, r or s and [op, args…], or i and nil")
         except BadFrame as error:
-            self._odd_frames[f"from a client: {error}"] += 1
+            self._odd(f"from a client: {error}")
             self.answer((route, request_id), Result("bad_request", {"text": str(error)}))
 
     def _control_request(self, frames: list[bytes], now_ms: int) -> None:
         route = frames[:-1]
-        answer = self._replier(route)
-        settings = self._control.request(frames[-1], answer, now_ms)
-        if settings is not None:
-            self._apply_settings(settings)
+        self._control.request(frames[-1], self._replier(route), now_ms)
 
     def _replier(self, route: list[bytes]) -> Callable[[bytes], None]:
         def answer(frame: bytes) -> None:
@@ -180,20 +205,20 @@ class Daemon:
 
         return answer
 
-    def _apply_settings(self, changed: dict[str, Any]) -> None:
+    def _apply_settings(self) -> None:
         """What can change on a live daemon; watchdog_ms is the guardian's."""
-        self.settings |= changed
         self.journal.set_level(self.settings["log_level"])
         self.replica.isolation_ms = self.settings["isolation_ms"]
         self._control.degraded = bool(self.settings.get("degraded"))
-        if changed:
-            self.journal.notice(f"reloaded: {', '.join(f'{name}={value}' for name, value in changed.items())}")
-            self._link.tell(settings=changed)
+
+    def _odd(self, what: str) -> None:
+        known = what in self._odd_frames or len(self._odd_frames) < ODD_KINDS_MOST
+        self._odd_frames[what if known else "of yet other kinds"] += 1
 
     def _report_odd_frames(self, now_ms: int) -> None:
         if self._odd_frames and now_ms - self._odd_frames_ms >= ODD_FRAMES_EVERY_MS:
             self._odd_frames_ms = now_ms
-            for what, count in self._odd_frames.most_common(5):
+            for what, count in self._odd_frames.most_common():
                 self.journal.warning(f"dropped {count} frames {what}")
             self._odd_frames.clear()
 
@@ -208,6 +233,7 @@ class Daemon:
 
     def save(self, save: Save) -> None:
         self._store.save(save)
+        self._beat()  # a turn may save several times, each on a slow disk
 
     def send(self, node: str, message: Message) -> None:
         self._transport.send(node, self._frame(message))
@@ -218,7 +244,8 @@ class Daemon:
         status, value = result
         if status == "not_primary":
             value = value | self._primary_hint()
-        reply(self._transport.clients, route, pack([request_id, status, value]))
+        if not reply(self._transport.clients, route, pack([request_id, status, value])):
+            self._odd("for a client that is gone or does not read")
 
     def _primary_hint(self) -> dict[str, str]:
         following = self.replica.following
@@ -234,7 +261,10 @@ def serve(link: Link) -> str | None:
     daemon: Daemon | None = None
     try:
         daemon = Daemon(link, link.hello())
-        gc.freeze()  # what is loaded now is not worth looking at again
+        # What is loaded now is not worth looking at again; and looking through a whole state for cycles, of which
+        # there are none, would stop the loop for as long as the watchdog waits.
+        gc.freeze()
+        gc.set_threshold(10_000, 10, 1_000_000)
         daemon.run()
         daemon.close()
         return None
@@ -278,7 +308,7 @@ def main() -> int:
     try:
         reason = serve(link)
         if reason is not None:
-            link.tell(exiting=reason)
+            link.last_word(reason)
     except GuardianGone:
         return 1
     return 0 if reason is None else 1

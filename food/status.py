@@ -54,7 +54,7 @@ def report(replica: Replica, transport: Transport, now_ms: int) -> dict[str, Any
 
 def _primary(replica: Replica, transport: Transport) -> dict[str, Any] | None:
     if replica.role == "primary":
-        return {"node": replica.local.member.node, "endpoint": None}
+        return {"node": replica.local.member.node, "endpoint": transport.endpoint}
     if replica.following:
         node = replica.following.primary.node
         return {"node": node, "endpoint": transport.client_endpoint(node)}

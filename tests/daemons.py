@@ -42,6 +42,7 @@ class Node:
         self.score: int | None = None
         self.why = ""
         self.exiting: str | None = None
+        self.settings: dict[str, Any] = {}
         self._pipe: socket.socket | None = None
         self._thread: threading.Thread | None = None
 
@@ -53,7 +54,7 @@ class Node:
         self.process = subprocess.Popen(argv, pass_fds=(theirs.fileno(), lock), env=environment)
         theirs.close()
         os.close(lock)
-        settings = {
+        self.settings = {
             "id": "food",
             "port": self.cluster.port,
             "address": self.address,
@@ -62,7 +63,7 @@ class Node:
             "isolation_ms": 1500,
             "log_level": self.cluster.log_level,
         }
-        hello = {"settings": settings, "node": self.name, "nodes": self.cluster.addresses}
+        hello = {"settings": self.settings, "node": self.name, "nodes": self.cluster.addresses}
         ours.send(json.dumps({"hello": hello}).encode())
         self._pipe, self.score, self.exiting = ours, None, None
         self._thread = threading.Thread(target=self._serve, args=(ours,), daemon=True)
@@ -77,6 +78,9 @@ class Node:
                     if "score" in packet:
                         self.score, self.why = packet["score"], packet["why"]
                     pipe.send(json.dumps({"done": packet["order"], "error": None}).encode())
+                if "settings" in packet:  # a guardian judges them first
+                    self.settings |= packet["settings"]
+                    pipe.send(json.dumps({"settings": self.settings}).encode())
                 self.exiting = packet.get("exiting", self.exiting)
 
     def request(self, action: str, timeout_ms: int = 10_000, **more: Any) -> dict[str, Any]:
