@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import time
 from collections.abc import Callable
@@ -22,7 +23,8 @@ class Failure(NamedTuple):
 
     node: str
     operation: str
-    reason: str  # the agent's exit reason; Pacemaker's own word for it where there is none
+    status: str  # Pacemaker's own word
+    reason: str  # the agent's exit reason
 
 
 class Operator:
@@ -91,7 +93,8 @@ class Operator:
     def failures(self) -> list[Failure]:
         tree = self.lab.crm_mon()
         return [
-            Failure(f.get("node") or "", f.get("op_key") or "", f.get("exitreason") or f.get("status") or "")
+            # Pacemaker 2.1.5 escapes the reason twice.
+            Failure(*(html.unescape(f.get(name) or "") for name in ("node", "op_key", "exitstatus", "exitreason")))
             for f in (tree.iterfind("failures/failure") if tree is not None else ())
         ]
 

@@ -110,7 +110,7 @@ class Demo(Operator):
         self.events.append(Event(name, time.monotonic(), node))
 
     def _failures(self) -> list[str]:
-        return [f"crm_mon: {found.operation} on {found.node}: {found.reason}" for found in self.failures()]
+        return [f"crm_mon: {f.operation} on {f.node}: {f.reason or f.status}" for f in self.failures()]
 
     def _move(self, node: str) -> None:
         self._begin("move", node)
