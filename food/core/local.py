@@ -20,6 +20,7 @@ FLUSH_ENTRIES = 2_000  # state tables trail the log by at most about this much: 
 FLUSH_MS = 1_000
 KEEP_ENTRIES = 20_000  # entries kept behind the state for backups that fell behind
 KEEP_SLACK = 2_000
+HOLD_ENTRIES = 200_000  # at most so many are kept for one that is receiving a snapshot
 
 
 class Recovered(NamedTuple):
@@ -44,6 +45,7 @@ class Local:
         self.log = recovered.log
         self.state = recovered.state
         self.remembers = recovered.remembers
+        self.hold: int | None = None  # somebody is about to fetch what is behind this index
         # After a restart the state is replayed up to the saved commit index, never past it.
         self.commit = self.state.applied
         self._save = Save()
@@ -165,6 +167,8 @@ class Local:
         self._flushed_ms, self._flushed_index = now_ms, self.state.applied
         self._save.changes = self.state.take_changes()
         keep_from = self.state.applied - KEEP_ENTRIES
+        if self.hold is not None:
+            keep_from = min(keep_from, max(self.hold, self.state.applied - HOLD_ENTRIES))
         if keep_from > self.log.base.index + KEEP_SLACK:
             self.log.compact(keep_from)
             members = self.log.members_at(keep_from)

@@ -58,6 +58,11 @@ class Source:
         self.close()
         return b"".join(items), True
 
+    @property
+    def ended(self) -> bool:
+        """Whether the final piece was given."""
+        return self._final
+
     def close(self) -> None:
         """Nothing more is read out: rows that change need not be kept any more."""
         self._view.close()

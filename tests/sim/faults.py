@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from food.core.message import Member, MemberList
 
-from .network import FAIR, Weather
-from .node import CRASH_POINTS
+from .network import FAIR
+from .node import CRASH_POINTS, Node
 
 if TYPE_CHECKING:
     from .simulator import Simulation
@@ -17,56 +17,63 @@ class Faults:
     def __init__(self, world: Simulation) -> None:
         self.world = world
         rng = world.rng
-        self.every_ms = rng.choice((60, 120, 250))
-        self.members = rng.random() < 0.4
-        self.wipes = rng.random() < 0.4
-        self.weather = rng.choice(
-            (
-                FAIR,
-                Weather(loss=0.02, double=0.02, slow=0.05),
-                Weather(loss=0.1, double=0.05, slow=0.1, slow_ms=300),
-                Weather(loss=0.01, double=0.1, slow=0.3, slow_ms=150),
-            )
-        )
+        self.most_ms = rng.choice(world.temper.faults_ms)
+        self.weather = rng.choice(world.temper.weathers)
         self.lost: dict[str, None] = {}  # stores whose disk is gone
+        world.after(rng.choice((0, 700)), self.step)
 
     def step(self) -> None:
-        world, rng = self.world, self.world.rng
-        node = rng.choice(world.nodes)
+        if not self.world.chaos:
+            return
+        rng, temper = self.world.rng, self.world.temper
         chance = rng.random()
-        if chance < 0.25:
-            if node.replica:
-                node.armed = rng.choice(CRASH_POINTS)  # counted when it dies there
-        elif chance < 0.35:
-            if node.replica:
+        if chance < temper.lists:
+            self.change_members()
+        elif rng.random() < temper.wipes:
+            self.wipe()
+        else:
+            self.harm(self._victim())
+        self.world.after(rng.randrange(self.most_ms), self.step)
+
+    def _victim(self) -> Node:
+        rng, nodes = self.world.rng, self.world.nodes
+        leaders = [node for node in nodes if node.replica and (node.replica.leading or node.replica.promotion)]
+        if leaders and rng.random() < self.world.temper.strike:
+            return rng.choice(leaders)
+        return rng.choice(nodes)
+
+    def harm(self, node: Node) -> None:
+        world, rng = self.world, self.world.rng
+        chance = rng.random()
+        if chance < 0.35:
+            node.armed = rng.choice(CRASH_POINTS)  # counted when it dies there
+        elif chance < 0.45:
+            if node.up:
                 world.count("crash")
                 node.crash()
                 world.after(rng.randrange(20, 1500), node.start)
-        elif chance < 0.45:
+        elif chance < 0.6:
             world.count("pause")
             node.paused_until_ms = world.now + rng.randrange(50, 2_500)
-        elif chance < 0.65:
+        elif chance < 0.85:
             kind = rng.choice(("in", "out", "both", "both"))
             world.count(f"cut {kind}")
             world.network.isolate(node.name, world.names, kind != "out", kind != "in")
             world.after(rng.randrange(100, 2_000), self.heal, node.name)
-        elif chance < 0.75:
+        else:
             world.count("weather")
             world.network.weather = rng.choice((FAIR, self.weather, self.weather))
-        elif chance < 0.8 and self.wipes:
-            self.wipe()
-        elif chance < 0.95 and self.members:
-            self.change_members()
 
     def heal(self, name: str) -> None:
         network = self.world.network
         network.cuts = {cut: None for cut in network.cuts if name not in cut}
 
     def wipe(self) -> None:
+        """A disk is lost, unless a list that may rule would lose its majority of disks."""
         world = self.world
         node = world.rng.choice(world.nodes)
         store = node.disk.member.store
-        if world.watch.members is None or not world.watch.may_lose(store, {**self.lost, store: None}):
+        if world.watch.members is None or not world.watch.may_lose(store, self.lost):
             return
         world.count("disk lost")
         self.lost[store] = None
@@ -82,19 +89,19 @@ class Faults:
         leader = rng.choice(leaders)
         leading, current = leader.running.leading, leader.running.local.log.members
         assert leading and current
-        here = {node.disk.member for node in world.nodes}
-        gone = [m for m in current.members if m not in here]
-        learners = [node.disk.member for node in world.nodes if node.disk.member not in current.members]
-        changes: list[tuple[Member, ...]] = [tuple(m for m in current.members if m != dead) for dead in gone]
-        if not gone or rng.random() < 0.3:
-            changes += [tuple(sorted((*current.members, learner))) for learner in learners]
-            if rng.random() < 0.4:
-                changes += [tuple(m for m in current.members if m != leaver) for leaver in current.members]
-        allowed = [
-            new for new in changes if sum(m.store not in self.lost for m in new) >= len(new) // 2 + 1 and new
-        ]
+        here = {node.disk.member: None for node in world.nodes}
+        changes: list[tuple[Member, ...]] = []
+        for member in current.members:
+            changes.append(tuple(other for other in current.members if other != member))
+        for learner in here:
+            if learner not in current.members:
+                changes.append(tuple(sorted((*current.members, learner))))
+        allowed = [new for new in changes if new and self._alive(new) >= len(new) // 2 + 1]
         if allowed:
             new = MemberList(current.number + 1, current.cluster, rng.choice(allowed))
             why_not = leading.change_members(new)
             world.count("list refused" if why_not else "list changed")
             leader.turn()
+
+    def _alive(self, members: tuple[Member, ...]) -> int:
+        return sum(member.store not in self.lost for member in members)

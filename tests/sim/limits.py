@@ -12,9 +12,10 @@ SMALL = {
     (local, "FLUSH_MS"): 200,
     (local, "KEEP_ENTRIES"): 8,
     (local, "KEEP_SLACK"): 4,
+    (local, "HOLD_ENTRIES"): 400,
     (snapshot, "CHUNK_MOST_BYTES"): 60,
-    (donor, "RANGE_MOST_BYTES"): 250,
-    (leading, "APPEND_MOST_BYTES"): 200,
+    (donor, "RANGE_MOST_BYTES"): 40,
+    (leading, "APPEND_MOST_BYTES"): 120,
 }
 ROOMY = {
     (local, "FLUSH_ENTRIES"): 30,

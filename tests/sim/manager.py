@@ -15,7 +15,6 @@ DRAIN_MS = 200
 class Manager:
     def __init__(self, world: Simulation) -> None:
         self.world = world
-        self.hostile = 0.4  # chance that a step is not what a sane manager would do
 
     # --- Orders ---
 
@@ -37,7 +36,7 @@ class Manager:
 
     def step(self) -> None:
         rng = self.world.rng
-        if rng.random() < self.hostile:
+        if rng.random() < self.world.temper.hostile:
             self._mischief()
         else:
             self.sane(budget_ms=2_000)

@@ -17,6 +17,7 @@ from .limits import limited
 from .manager import Manager
 from .network import FAIR, Network
 from .node import Node
+from .tempers import temper
 
 CHAOS_MS = 5_000
 SERVE_WITHIN_MS = 6_000  # plus the scores' hold-down, which doubles with every loss
@@ -44,16 +45,16 @@ class Simulation:
         self._ticket = 0
         self._trace: list[str] | None = [] if trace else None
         self.counts: Counter[str] = Counter()
-        size = self.rng.choice((1, 2, 2, 3, 3, 3, 3, 3, 4, 4, 5, 5, 5, 6, 7))
-        self.names = [f"n{number}" for number in range(1, size + 1)]
+        self.temper = temper(self.rng)
+        self.chaos = True
+        self.names = [f"n{number}" for number in range(1, self.rng.choice(self.temper.sizes) + 1)]
         self.network = Network(self.rng)
         self.watch = Invariants(self)
         self.nodes = [Node(self, name) for name in self.names]
         self._by_name = {node.name: node for node in self.nodes}
-        self.clients = Clients(self, self.rng.choice((1, 2, 3)))
+        self.clients = Clients(self, self.rng.choice((2, 3, 4)))
         self.manager = Manager(self)
         self.faults = Faults(self)
-        self.chaos = True
 
     # --- What the parts of the world use ---
 
@@ -84,7 +85,7 @@ class Simulation:
 
     def run(self) -> Outcome:
         broken = None
-        with limited(small=self.rng.random() < 0.6):
+        with limited(small=self.rng.random() < self.temper.small):
             try:
                 self._run()
             except AssertionError as error:
@@ -109,7 +110,6 @@ class Simulation:
         for node in self.nodes:
             self.after(self.rng.randrange(50), node.start)
         self.after(200, self._managing)
-        self.after(self.rng.choice((0, 700)), self._faulting)
         self._until(CHAOS_MS, lambda: False)
         self._calm()
         acknowledged, reads, within_ms = self.watch.acknowledged, self.clients.reads, SERVE_WITHIN_MS + self._hold_ms()
@@ -136,15 +136,10 @@ class Simulation:
     def _managing(self) -> None:
         if self.chaos:
             self.manager.step()
-            self.after(self.rng.randrange(20, 300), self._managing)
+            self.after(self.rng.randrange(20, self.temper.manage_ms), self._managing)
         else:
             self.manager.sane(budget_ms=2_000)
             self.after(100, self._managing)
-
-    def _faulting(self) -> None:
-        if self.chaos:
-            self.faults.step()
-            self.after(self.rng.randrange(self.faults.every_ms * 2), self._faulting)
 
     def _calm(self) -> None:
         """Faults stop, every node runs; which stores were lost is kept within what the promises allow."""
