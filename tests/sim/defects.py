@@ -142,8 +142,10 @@ def commit_up_to_what_is_held(original: Any, self: Following, index: int, commit
 
 
 @defect(Local, "merge")
-def every_append_cuts_the_tail(original: Any, self: Local, prev: Position, entries: Sequence[Entry]) -> int | None:
-    reached: int | None = original(self, prev, entries)
+def every_append_cuts_the_tail(
+    original: Any, self: Local, prev: Position, entries: Sequence[Entry], matched: int
+) -> int | None:
+    reached: int | None = original(self, prev, entries, matched)
     if reached is not None and self.log.last.index > reached >= self.commit:
         self.log.truncate(reached + 1)
         self._save.truncate(reached + 1)

@@ -51,15 +51,15 @@ class Faults:
             if node.up:
                 world.count("crash")
                 node.crash()
-                world.after(rng.randrange(20, 1500), node.start)
+                world.after(world.mostly_short(2_000), node.start)
         elif chance < 0.6:
             world.count("pause")
-            node.paused_until_ms = world.now + rng.randrange(50, 2_500)
+            node.paused_until_ms = world.now + world.mostly_short(2_500)
         elif chance < 0.85:
             kind = rng.choice(("in", "out", "both", "both"))
             world.count(f"cut {kind}")
             world.network.isolate(node.name, world.names, kind != "out", kind != "in")
-            world.after(rng.randrange(100, 2_000), self.heal, node.name)
+            world.after(world.mostly_short(2_500), self.heal, node.name)
         else:
             world.count("weather")
             world.network.weather = rng.choice((FAIR, self.weather, self.weather))
@@ -78,7 +78,7 @@ class Faults:
         world.count("disk lost")
         self.lost[store] = None
         node.wipe()
-        world.after(world.rng.randrange(20, 1500), node.start)
+        world.after(world.mostly_short(2_000), node.start)
 
     def change_members(self) -> None:
         """An operator at some primary: replaces a lost store, adds a learner, or removes anybody."""

@@ -45,6 +45,9 @@ class Manager:
         """One primary: the node with the best score; whoever failed or lost its score is demoted first."""
         up = [node for node in self.world.nodes if node.replica]
         scored = [node for node in up if node.running.wish.score is not None]
+        for node in up:
+            if node.running.deposed:  # its monitor says so
+                self.demote(node)
         promoted = [node for node in up if node.ordered]
         for node in promoted:
             wish = node.running.wish

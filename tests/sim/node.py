@@ -137,7 +137,7 @@ class Node:
         except Crash:
             self.world.count("crash " + str(self.armed))
             self.crash()
-            self.world.after(self.world.rng.randrange(20, 1500), self.start)
+            self.world.after(self.world.mostly_short(2_000), self.start)
             return
         self.world.watch.on_turned(self)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, NamedTuple
 
+from food.core import donor
 from food.core.message import Message
 
 from .clients import Clients
@@ -17,9 +18,9 @@ from .limits import limited
 from .manager import Manager
 from .network import FAIR, Network
 from .node import Node
-from .tempers import temper
+from .tempers import Temper, temper
 
-CHAOS_MS = 5_000
+CHAOS_MS = 8_000
 SERVE_WITHIN_MS = 6_000  # plus the scores' hold-down, which doubles with every loss
 CONVERGE_WITHIN_MS = 6_000
 TRACE_LINES_MOST = 200_000
@@ -37,7 +38,7 @@ class Outcome(NamedTuple):
 
 
 class Simulation:
-    def __init__(self, seed: int, trace: bool = False) -> None:
+    def __init__(self, seed: int, trace: bool = False, steer: Temper | None = None) -> None:
         self.seed = seed
         self.rng = Random(seed)
         self.now = 0
@@ -45,7 +46,7 @@ class Simulation:
         self._ticket = 0
         self._trace: list[str] | None = [] if trace else None
         self.counts: Counter[str] = Counter()
-        self.temper = temper(self.rng)
+        self.temper = steer or temper(self.rng)
         self.chaos = True
         self.names = [f"n{number}" for number in range(1, self.rng.choice(self.temper.sizes) + 1)]
         self.network = Network(self.rng)
@@ -64,6 +65,10 @@ class Simulation:
     def after(self, delay_ms: int, action: Callable[..., None], *args: Any) -> None:
         self._ticket += 1
         heapq.heappush(self._queue, (self.now + delay_ms, self._ticket, action, args))
+
+    def mostly_short(self, most_ms: int) -> int:
+        """A time that is short most of the time: long outages teach little and cost much."""
+        return 10 + int(most_ms * self.rng.random() ** 4)
 
     def carry(self, source: Node, target: str, message: Message) -> None:
         receiver = self._by_name[target]
@@ -145,6 +150,7 @@ class Simulation:
         """Faults stop, every node runs; which stores were lost is kept within what the promises allow."""
         self.note("", "calm")
         self.chaos = False
+        donor.RANGE_MOST_BYTES = 2_000  # a backup must be able to overtake the clients
         self.network.cuts, self.network.weather = {}, FAIR
         for node in self.nodes:
             node.armed, node.paused_until_ms = None, 0
@@ -169,5 +175,5 @@ class Simulation:
         )
 
 
-def run(seed: int, trace: bool = False) -> Outcome:
-    return Simulation(seed, trace).run()
+def run(seed: int, trace: bool = False, steer: Temper | None = None) -> Outcome:
+    return Simulation(seed, trace, steer).run()

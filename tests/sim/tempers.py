@@ -13,8 +13,8 @@ class Temper(NamedTuple):
     sizes: tuple[int, ...]
     small: float = 0.6  # chance of small limits
     hostile: float = 0.4  # share of the manager's steps that a sane one would not do
-    manage_ms: int = 300  # at most between two steps of the manager
-    faults_ms: tuple[int, ...] = (120, 250, 500)  # at most between two faults
+    manage_ms: int = 200  # at most between two steps of the manager
+    faults_ms: tuple[int, ...] = (200, 400, 800)  # at most between two faults
     strike: float = 0.2  # share of crashes, pauses and cuts that hit a primary
     wipes: float = 0.1
     lists: float = 0.0
@@ -27,17 +27,15 @@ class Temper(NamedTuple):
 
 
 ANY = (1, 2, 2, 3, 3, 3, 3, 4, 4, 5, 5, 6, 7)
-TEMPERS = (
-    Temper("usual", ANY),
-    Temper("usual", ANY),
-    Temper("calm", ANY, hostile=0.1, manage_ms=500, faults_ms=(800, 1500), wipes=0.0),
-    # Primaries die or are cut off as soon as they lead, and little arrives: old tails, Raft's figure 8.
-    Temper("churn", (3, 3, 4, 5), hostile=0.7, manage_ms=120, faults_ms=(60, 120), strike=0.8),
-    # Lists change all the time, many of them never committed.
-    Temper("lists", (2, 3, 3, 4, 4, 5), manage_ms=200, faults_ms=(60, 120), strike=0.5, wipes=0.1, lists=0.5),
-    # Snapshots: small limits, backups long away.
-    Temper("lagging", (2, 3, 3, 5), small=1.0, hostile=0.2, faults_ms=(120, 250), strike=0.1, wipes=0.2, lists=0.2),
-)
+USUAL = Temper("usual", ANY)
+CALM = Temper("calm", ANY, hostile=0.1, manage_ms=500, faults_ms=(800, 1500), wipes=0.0)
+# Primaries die or are cut off as soon as they lead, and little arrives: old tails, Raft's figure 8.
+CHURN = Temper("churn", (3, 3, 4, 5), hostile=0.7, manage_ms=150, faults_ms=(200, 400), strike=0.8)
+# Lists change all the time, many of them never committed.
+LISTS = Temper("lists", (2, 3, 3, 4, 4, 5), manage_ms=150, faults_ms=(100, 200), strike=0.5, wipes=0.1, lists=0.5)
+# Snapshots: small limits, backups long away.
+LAG = Temper("lag", (2, 3, 3, 5), small=1.0, hostile=0.2, faults_ms=(150, 300), strike=0.1, wipes=0.2, lists=0.2)
+TEMPERS = (USUAL, USUAL, CALM, CHURN, LISTS, LAG)
 
 
 def temper(rng: Random) -> Temper:
