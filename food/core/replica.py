@@ -40,6 +40,9 @@ from .state import Result
 
 IN_SYNC_MS = 1_000  # a backup is in sync while it was level with the primary this recently
 RENEW_MS = 2_000
+# A healthy demoted node lowers its score only so much later: a score written between demote and promote makes
+# Pacemaker plan the switchover anew, and then an old failure in the node's history restarts it in the middle [tried].
+HAND_OVER_MS = 1_000
 
 
 class StoreUnusable(Exception):
@@ -63,6 +66,7 @@ class Replica:
         self.expected: str | None = None  # node that will be primary, if the manager told us
         self._promote_deadline_ms = 0
         self._drain_until_ms: int | None = None
+        self._handed_over_ms = now_ms - HAND_OVER_MS
         self._level_ms: int | None = None  # when we were last level with a primary
         self._refused: set[str] = set()  # one refusal a sender and turn
         self._role = "backup"
@@ -106,6 +110,7 @@ class Replica:
             self._give_up(None)
         elif self.leading:
             self.leading.draining = True
+            self._handed_over_ms = now_ms
             alone = now_ms - self.leading.contact_ms(now_ms) > self.isolation_ms
             self._drain_until_ms = now_ms if alone else now_ms + drain_ms
 
@@ -343,6 +348,9 @@ class Replica:
         if role == "candidate":
             return None  # keep the score that made us a candidate
         wish = backup_wish(self.local, self.peers, self._in_sync(now_ms), now_ms, self.isolation_ms)
+        handing_over = self.wish.score == SCORE_PRIMARY and now_ms - self._handed_over_ms < HAND_OVER_MS
+        if handing_over and wish.score is not None:
+            return None  # the new primary's score comes first: a tie keeps the incumbent
         return self.scores.update(wish, now_ms, at_once=changed)
 
     def _in_sync(self, now_ms: int) -> bool:
