@@ -183,8 +183,9 @@ class Guardian:
                 self.watch.overslept(late_s)
             self.hear({descriptor for descriptor, _ in ready}, now)
             self.act(now)
-        with contextlib.suppress(OSError):
-            os.unlink(f"{self.run_dir}/attributes")
+        for name in ("control.sock", "client.sock", "attributes"):  # nobody answers there any more
+            with contextlib.suppress(OSError):
+                os.unlink(f"{self.run_dir}/{name}")
         self.say("info", "the guardian ends" + (f": {self.watch.reason}" if self.watch.reason else ""))
         return EXIT_OK if self.stop_asked else EXIT_GENERIC
 
