@@ -64,12 +64,12 @@ class Control:
             found, timeout_ms = _read(frame)
         except BadFrame as error:
             return self._reply(reply, OCF_ERR_GENERIC, f"the daemon refused the request: {error}")
-        if len(self._waiting) >= WAITING_MOST:
-            return self._reply(reply, OCF_ERR_GENERIC, f"{WAITING_MOST} promotes and demotes wait already")
         match found.get("action"):
             case "monitor":
                 self._restore_score(found.get("probe") is True)
-                self._reply(reply, *self.monitor(now_ms))
+                self._reply(reply, *self.monitor(now_ms), role=self._replica.role)
+            case "promote" | "demote" if len(self._waiting) >= WAITING_MOST:
+                self._reply(reply, OCF_ERR_GENERIC, f"{WAITING_MOST} promotes and demotes wait already")
             case "promote":
                 self._log("notice", "promote ordered by the cluster")
                 self._replica.promote(now_ms, now_ms + int(timeout_ms * PROMOTE_SHARE))

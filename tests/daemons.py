@@ -47,6 +47,7 @@ class Node:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
+        self._close_pipe()  # of a life that ended by itself
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         lock = os.open(self.run_dir / "daemon.lock", os.O_RDWR | os.O_CREAT, 0o600)
         argv = [sys.executable, *self.cluster.program, "--guardian-fd", str(theirs.fileno()), "--lock-fd", str(lock)]
@@ -79,7 +80,9 @@ class Node:
                         self.score, self.why = packet["score"], packet["why"]
                     pipe.send(json.dumps({"done": packet["order"], "error": None}).encode())
                 if "settings" in packet:  # a guardian judges them first
-                    self.settings |= packet["settings"]
+                    for name, value in packet["settings"].items():
+                        if value is not None:
+                            self.settings[name] = int(value) if value.isdigit() else value
                     pipe.send(json.dumps({"settings": self.settings}).encode())
                 self.exiting = packet.get("exiting", self.exiting)
 
@@ -94,11 +97,15 @@ class Node:
             found: dict[str, Any] = unpack(req.recv(), 1 << 20)
             return found
 
-    def kill(self, number: int = signal.SIGKILL) -> None:
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def kill(self, number: int = signal.SIGKILL, wait_for_end: bool = True) -> None:
         """Sends a signal; waits for the end when it is a deadly one."""
         assert self.process is not None
         self.process.send_signal(number)
-        if number not in (signal.SIGSTOP, signal.SIGCONT):
+        if wait_for_end and number not in (signal.SIGSTOP, signal.SIGCONT):
             self.process.wait()
             self._close_pipe()
 
