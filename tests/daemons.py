@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -43,6 +43,7 @@ class Node:
         self.why = ""
         self.exiting: str | None = None
         self.settings: dict[str, Any] = {}
+        self.on_packet: Callable[[dict[str, Any]], None] | None = None
         self._pipe: socket.socket | None = None
         self._thread: threading.Thread | None = None
 
@@ -74,6 +75,8 @@ class Node:
         with contextlib.suppress(OSError):
             while select.select([pipe], [], []) and (data := pipe.recv(65536)):
                 packet = json.loads(data)
+                if self.on_packet:
+                    self.on_packet(packet)
                 if "order" in packet:
                     self.orders.append(packet)
                     if "score" in packet:
