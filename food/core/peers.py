@@ -13,6 +13,7 @@ from .message import START, Answer, Ask, Member
 
 ASK_MS = 250
 ROUNDS_KEPT = 64
+SETTLE_MS = 3_000  # whoever could be a candidate shows a score so long after its start or change of role
 
 SCORE_PRIMARY = 1000  # larger than any difference among backups: the role does not wander
 SCORE_IN_SYNC = 100
@@ -91,13 +92,21 @@ def backup_wish(local: Local, peers: Peers, in_sync: bool, now_ms: int, isolatio
     members = local.log.members
     if not local.listed:
         return Wish(None, f"learner: this store is not in member list {members.number}")
-    newer = next((h for h in recent.values() if h.answer.list_number > members.number), None)
+    newer = next((h for h in recent.values() if _rules(h.answer, members.number)), None)
     if newer:
         return Wish(None, f"catching up: {newer.member.node} knows a newer member list")
     if not quorum.holds(members.stores, {local.store, *recent}):
         silent = [m.node for m in members.members if m.store not in recent and m.store != local.store]
         return Wish(None, f"isolated: no answer from {', '.join(silent)}")
     return Wish(SCORE_IN_SYNC, "in sync") if in_sync else Wish(SCORE_ELIGIBLE, "catching up")
+
+
+def _rules(answer: Answer, number: int) -> bool:
+    """Whether somebody with a list newer than `number` is, or is about to be, a candidate itself.
+
+    A list that was never committed may be known only to those whom it leaves out: waiting for it would be for ever.
+    """
+    return answer.list_number > number and (answer.score is not None or answer.since_ms < SETTLE_MS)
 
 
 def _founding_wish(local: Local, recent: dict[str, Heard]) -> Wish:

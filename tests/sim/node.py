@@ -66,7 +66,7 @@ class Node:
             return
         self._life += 1
         recovered = self.disk.recover()
-        local = Local(recovered, f"{self.name}/{recovered.starts}", self.world.names)
+        local = Local(recovered, f"{self.name}/{self._life}", self.world.names)
         self.replica = Replica(local, ISOLATION_MS, self.world.now)
         self.world.watch.on_start(self)
         self._tick_due_ms = self.world.now
