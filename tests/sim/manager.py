@@ -46,7 +46,7 @@ class Manager:
         up = [node for node in self.world.nodes if node.replica]
         scored = [node for node in up if node.running.wish.score is not None]
         for node in up:
-            if node.running.deposed:  # its monitor says so
+            if node.running.deposed or (node.running.ordered and not node.ordered):  # its monitor says so
                 self.demote(node)
         promoted = [node for node in up if node.ordered]
         for node in promoted:
