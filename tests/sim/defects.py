@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from food.core import following, leading, local, promotion, quorum, replica, snapshot
+from food.core import quorum, snapshot
 from food.core.following import Following
 from food.core.leading import Leading, Read
 from food.core.local import Local, Recovered
-from food.core.message import Entry, Epoch, Member, MemberList, Position
+from food.core.message import Entry, Epoch, Kind, Member, MemberList, Position
 from food.core.promotion import Promotion
 from food.core.ready import Ready
 from food.core.replica import Replica
-from food.core.state import Session, State
+from food.core.state import Session, State, decode
 from food.driver import Shell
 
 from . import node as sim_node
@@ -121,7 +121,7 @@ def adopted_list_not_counted(original: Any, self: Promotion, now_ms: int) -> Non
 
 @defect(Leading, "propose")
 def served_before_the_barrier(original: Any, self: Leading, whose: object, command: bytes) -> None:
-    self.pending[self._append(0, command)] = whose
+    self.pending[self._append(Kind.COMMAND, command)] = whose
 
 
 # --- Log ---
@@ -187,7 +187,7 @@ def sessions_outside_the_snapshot(original: Any, *args: Any) -> Any:
     return original(*args[:-1], {})
 
 
-@defect(local.State, "restore")
+@defect(State, "restore")
 def results_outside_the_snapshot(original: Any, self: State, *args: Any) -> None:
     original(self, *args)
     self.sessions = {number: Session(s.seq, s.used) for number, s in self.sessions.items()}
@@ -229,16 +229,7 @@ def read_without_a_round(original: Any, self: Leading, whose: object, op: Any, a
 
 @defect(State, "apply")
 def duplicates_applied_again(original: Any, self: State, index: int, command: bytes) -> Any:
-    number, seq, _, _, _ = local_decode(command)
+    number, seq, _, _, _ = decode(command)
     if (session := self.sessions.get(number)) and seq <= session.seq:
         session.seq = seq - 1
     return original(self, index, command)
-
-
-def local_decode(command: bytes) -> Any:
-    from food.core.state import decode
-
-    return decode(command)
-
-
-_UNUSED = (following, leading, promotion, replica)

@@ -122,7 +122,8 @@ class Invariants:
                 previous = Position(entry.epoch, entry.index)
                 if entry.kind == Kind.MEMBERS:
                     held = node.disk.position(entry.index)
-                    must(held == previous or entry.index < node.disk.base.index, "a member list is saved before it is published")
+                    saved = held == previous or entry.index < node.disk.base.index
+                    must(saved, "a member list is saved before it is published")
 
     def on_save(self, node: Node, save: Save) -> None:
         disk = node.disk

@@ -13,7 +13,7 @@ import msgpack
 class Version(NamedTuple):
     """What a key was from ledger entry `index` on; None: absent."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     value: bytes | None
     revision: int
 
