@@ -34,6 +34,9 @@ class Promotion:
         self.won = False
         self.founding: MemberList | None = None
         self.failed: str | None = None
+        if local.log.members and not local.listed:
+            self.failed = self._unlisted(local.log.members)  # before it asks: its seals would only raise the epoch
+            return
         self._ask_again(now_ms)
         self._seal_if_answered(now_ms)  # a cluster of one has nobody to wait for
 
@@ -44,7 +47,10 @@ class Promotion:
             self._members[sender.store] = sender
             self._answers[sender.store] = answer
             self._highest = max(self._highest, answer.promise.number, answer.last.epoch.number)
-            self._seal_if_answered(now_ms)
+            if self._local.log.members is None and answer.last != START:
+                self.failed = f"this store is empty, and {sender.node} has a log: it must catch up first"
+            else:
+                self._seal_if_answered(now_ms)
 
     def _seal_if_answered(self, now_ms: int) -> None:
         local = self._local
@@ -99,11 +105,15 @@ class Promotion:
         if members is None:
             self._found(counted)
         elif local.store not in members.stores and quorum.holds(members.stores, counted):
-            self.failed = f"this store is not in member list {members.number}: it cannot be primary"
+            self.failed = self._unlisted(members)
         elif quorum.holds(members.stores, counted):
             self.won = True
         if not self.won and not self.failed:
             self._fetch_better(counted, now_ms)
+
+    @staticmethod
+    def _unlisted(members: MemberList) -> str:
+        return f"this store is not in member list {members.number}: it cannot be primary"
 
     def _found(self, counted: set[str]) -> None:
         """Founds the cluster: every node, each blank, each with the same node list, answered this epoch.

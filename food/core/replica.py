@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from . import quorum
 from .donor import Donor
 from .following import Following
 from .leading import Leading
@@ -86,6 +87,15 @@ class Replica:
     @property
     def wish(self) -> Wish:
         return self.scores.wish
+
+    @property
+    def _introduced(self) -> bool:
+        """Whether a majority has told this process what it remembers of this store: only then may it vote.
+
+        A store that was copied or rolled back has lost promises; the first answers expose it (food/core/peers.py).
+        """
+        local = self.local
+        return not local.listed or quorum.holds(local.voters, {local.store, *self.peers.heard})
 
     # --- Orders of the cluster manager ---
 
@@ -200,7 +210,7 @@ class Replica:
     def _on_seal(self, sender: Member, epoch: Epoch) -> None:
         """Promise, durably, to refuse older epochs. Step down first; the answer leaves after the save."""
         local = self.local
-        if epoch.candidate != sender.store:
+        if epoch.candidate != sender.store or not self._introduced:
             return None
         if epoch != local.promise:
             if epoch.number <= local.promise.number:
@@ -242,7 +252,7 @@ class Replica:
     def _follow(self, sender: Member, epoch: Epoch, now_ms: int) -> Following | None:
         """The Following of this epoch, begun if it is new; None when the sender was refused or ignored."""
         local = self.local
-        if epoch.candidate != sender.store:
+        if epoch.candidate != sender.store or not self._introduced:
             return None
         if epoch != local.promise:
             if epoch.number <= local.promise.number:
