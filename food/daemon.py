@@ -73,7 +73,7 @@ class Daemon:
     def __init__(self, link: Link, hello: dict[str, Any]):
         self.settings: dict[str, Any] = hello["settings"]
         self._node: str = hello["node"]
-        nodes: dict[str, str] = hello["nodes"]
+        self._addresses: dict[str, str] = hello["nodes"]
         self.journal = Journal(self.settings["id"], "daemon", self.settings["log_level"])
         self._link = link
         self._stopping = False
@@ -81,15 +81,15 @@ class Daemon:
         self._odd_frames_ms = 0
         self._data_dir = Path(self.settings["data_dir"])
         self._store = self._open_store()
-        address = self.settings.get("address") or nodes[self._node]
+        address = self.settings.get("address") or self._addresses[self._node]
         self._transport = Transport(address, self.settings["port"], Path(self.settings["run_dir"]))
-        self._transport.set_peers({node: at for node, at in nodes.items() if node != self._node})
+        self._connect()
         self._transport.poller.register(link.fileno(), zmq.POLLIN)
         self._clock = Clock()
         now_ms = self._clock.read()
         recovered = self._store.recovered
         self._member = recovered.member
-        local = Local(recovered, secrets.token_hex(8), list(nodes))
+        local = Local(recovered, secrets.token_hex(8), list(self._addresses))
         self.replica = Replica(local, self.settings["isolation_ms"], now_ms)
         self._control = Control(self.replica, link, self.settings["id"], self.journal.log, now_ms)
         self._apply_settings()
@@ -156,9 +156,19 @@ class Daemon:
                 self.settings = packet["settings"]
                 self._apply_settings()
             if nodes := packet.get("nodes"):
-                self._transport.set_peers({node: at for node, at in nodes.items() if node != self._node})
-                self.replica.local.nodes = tuple(sorted(nodes))
-                self.journal.notice(f"the cluster's nodes are now {', '.join(sorted(nodes))}")
+                self._change_nodes(nodes)
+
+    def _change_nodes(self, nodes: dict[str, str]) -> None:
+        """A node that Corosync no longer names still votes until an entry says otherwise: its address is kept."""
+        members = self.replica.local.log.members
+        voting = {member.node for member in members.members} if members else set[str]()
+        self._addresses = {node: at for node, at in self._addresses.items() if node in voting} | nodes
+        self._connect()
+        self.replica.local.nodes = tuple(sorted(nodes))
+        self.journal.notice(f"the cluster's nodes are now {', '.join(sorted(nodes))}")
+
+    def _connect(self) -> None:
+        self._transport.set_peers({node: at for node, at in self._addresses.items() if node != self._node})
 
     def _step(self, frame: bytes, now_ms: int) -> None:
         try:

@@ -89,6 +89,11 @@ class Node:
                     pipe.send(json.dumps({"settings": self.settings}).encode())
                 self.exiting = packet.get("exiting", self.exiting)
 
+    def says(self, **packet: Any) -> None:
+        """One packet of the guardian's."""
+        assert self._pipe
+        self._pipe.send(json.dumps(packet).encode())
+
     def request(self, action: str, timeout_ms: int = 10_000, **more: Any) -> dict[str, Any]:
         """One request of the agent's; raises TimeoutError."""
         with zmq.Context() as context, context.socket(zmq.REQ) as req:

@@ -473,6 +473,19 @@ def test_a_reload_changes_a_running_daemon(cluster: Cluster) -> None:
     assert "2 of 3 in sync" in n1.request("monitor")["reason"]
 
 
+def test_a_node_that_corosync_no_longer_names_still_votes(cluster: Cluster) -> None:
+    n1, n2, n3 = cluster
+    for node in (n1, n2):
+        node.says(nodes={name: cluster.addresses[name] for name in ("n1", "n2")})
+    n2.kill()
+    with client(cluster) as writer:
+        assert writer.put(b"with", b"n1 and n3")
+        n2.start()
+        n1.kill()
+        assert lead(cluster) in (n2, n3)
+        assert writer.get(b"with")
+
+
 def test_one_node_is_a_cluster() -> None:
     with Cluster(1, PORT) as cluster:
         cluster.promote("n1")
