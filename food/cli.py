@@ -207,14 +207,15 @@ def describe(status: Status) -> str:
     lines = [_headline(status)]
     # The primary knows how far everybody is; without one, each node is believed about itself.
     best = answers.get(status.leader or "") or max(answers.values(), key=_progress, default={})
-    rows: dict[str, dict[str, Any]] = {str(m.get("node")): m for m in _maps(best.get("members"))}
+    # A row a store: a node whose disk was replaced has two, the one that votes and the one that is there.
+    rows = {(str(m.get("node")), str(m.get("store"))): m for m in _maps(best.get("members"))}
     for answer in answers.values():
-        rows.setdefault(str(answer.get("node")), {}).update(
-            {name: answer[name] for name in ("role", "epoch", "last") if name in answer}
-        )
+        own = answer.get("self")
+        key = (str(answer.get("node")), str(own.get("store") if isinstance(own, dict) else None))
+        rows.setdefault(key, {}).update({name: answer[name] for name in ("role", "epoch", "last") if name in answer})
     if rows:
         head = ["NODE", "ROLE", "EPOCH", "POSITION", "LAG", "SCORE", "SINCE", "STATE"]
-        lines += ["", table(head, [_member(node, row) for node, row in sorted(rows.items())])]
+        lines += ["", table(head, [_member(node, row) for (node, _), row in sorted(rows.items(), key=lambda item: item[0])])]
     silent = [endpoint for endpoint, answer in status.answers.items() if not answer]
     if silent:
         lines += ["", "No answer from " + ", ".join(silent) + " (stopped, cut off, or not food)."]
@@ -235,6 +236,8 @@ def _headline(status: Status) -> str:
         if rivals:
             text += f"; {', '.join(rivals)} still claims the role, of an older epoch: it cannot acknowledge anything"
         return f"{text}. Revision {leader.get('revision')}."
+    if answers and len(answers) < len(status.answers):
+        return "No primary among those that answered; another node may be it. See crm_mon -A1."
     if answers:
         return "Nobody is primary: nothing can be written. Promoting is Pacemaker's work: see crm_mon -A1."
     return "No node answered."

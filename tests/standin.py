@@ -165,5 +165,5 @@ class StandIn:
             "applied": self.index,
             "revision": self.state.revision,
             "members": members,
-            "self": {},
+            "self": {"store": f"s{node + 1}"},
         }
