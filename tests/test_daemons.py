@@ -251,6 +251,31 @@ def test_a_stopped_primary_neither_acknowledges_nor_serves_old_reads(cluster: Cl
             assert writer.get(b"key") == Row(b"new", new)
 
 
+def test_a_primary_that_is_cut_off_neither_acknowledges_nor_serves_old_reads() -> None:
+    """It does not know yet that there is another one."""
+    with Cluster(3, PORT, program=[str(HERE / "cut_daemon.py")]) as cluster:
+        cluster.promote("n1")
+        n1 = cluster["n1"]
+        with client(cluster) as writer:
+            old = writer.put(b"key", b"old")
+        cut = n1.data_dir / "cut"
+        cut.touch()
+        cluster.promote("n2")
+        with client(cluster, "n2") as writer:
+            new = writer.put(b"key", b"new")
+            assert ask(n1, [1, "s", ["get", b"key"]]) == [1, 0, [b"old", old]]  # stale reads may
+            assert report(n1)["role"] == "primary"
+            write = [2, "w", pack([0, 0, 0, "put", b"key", b"lost"])]
+            assert (ask(n1, write, within_ms=500) or [2, "nothing"])[1] in ("nothing", "unknown", "not_primary")
+            assert (ask(n1, [3, "r", ["get", b"key"]], within_ms=4_000) or [3, "nothing"])[1] == "no_quorum"
+            wait(lambda: any(order.get("unless_alone") for order in n1.orders), 5, "n1 does not offer its role")
+            cut.unlink()
+            wait(lambda: n1.request("monitor")["rc"] == 9, 5, "n1 does not notice")
+            assert n1.request("demote")["rc"] == 0
+            level(cluster)
+            assert writer.get(b"key") == Row(b"new", new)
+
+
 def test_a_deposed_primary_whose_role_stays_is_failed(cluster: Cluster) -> None:
     cluster.promote("n2")  # as if Pacemaker's demote of n1 had been lost
     n1 = cluster["n1"]
