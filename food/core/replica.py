@@ -94,8 +94,12 @@ class Replica:
 
         A store that was copied or rolled back has lost promises; the first answers expose it (food/core/peers.py).
         """
-        local = self.local
-        return not local.listed or quorum.holds(local.voters, {local.store, *self.peers.heard})
+        local, heard = self.local, self.peers.heard
+        if not local.listed or quorum.holds(local.voters, {local.store, *heard}):
+            return True
+        # The list may have moved on while this node was away, and those who were in it may be gone for good.
+        nodes = {member.node for member, _, _ in heard.values()}
+        return quorum.holds(local.nodes, {local.member.node, *nodes})
 
     # --- Orders of the cluster manager ---
 
