@@ -215,7 +215,10 @@ def describe(status: Status) -> str:
         rows.setdefault(key, {}).update({name: answer[name] for name in ("role", "epoch", "last") if name in answer})
     if rows:
         head = ["NODE", "ROLE", "EPOCH", "POSITION", "LAG", "SCORE", "SINCE", "STATE"]
-        lines += ["", table(head, [_member(node, row) for (node, _), row in sorted(rows.items(), key=lambda item: item[0])])]
+        lines += [
+            "",
+            table(head, [_member(node, row) for (node, _), row in sorted(rows.items(), key=lambda item: item[0])]),
+        ]
     silent = [endpoint for endpoint, answer in status.answers.items() if not answer]
     if silent:
         lines += ["", "No answer from " + ", ".join(silent) + " (stopped, cut off, or not food)."]
