@@ -1,4 +1,4 @@
-"""A world without chance: nothing moves unless a script says so. The same nodes, disks and invariants as the simulator's.
+"""A world without chance: nothing moves unless a script says so. Nodes, disks and invariants are the simulator's.
 
 Messages wait on the wire until they are passed on or dropped; time stands still until it is told to pass.
 """
