@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import math
+import os
 import re
 import subprocess
 import time
@@ -26,9 +28,9 @@ FIRST_ACKS, FIRST_ACKS_S = 50, 60.0
 BEFORE_S = 1.2  # an event's write gap is looked for from 1 s before it
 WAIT_S = 60.0
 LOAD_END_S = 240.0
-LOG_LINES_SHOWN = 60
+LOG_LINES_SHOWN = 40
 _STAMP = re.compile(
-    r"(\w{3} \d\d \d\d:\d\d:\d\d\.\d+) (\S+) pacemaker-controld .*?Requesting local execution of (\w+) operation for (\S+)"
+    r"(\w{3} \d\d [\d:.]+) (\S+) pacemaker-controld .*?Requesting local execution of (\w+) operation for (\S+)"
 )
 
 
@@ -67,9 +69,9 @@ class Load:
     def history(self) -> load.History:
         return load.read_history(self.path)[0]
 
-    def acknowledged(self, since: float = 0.0) -> int:
-        """Writes acknowledged at or after `since`, monotonic seconds. Written to the file every 100 ms."""
-        return sum(write.outcome == "ack" and write.end >= since for write in self.history().writes)
+    def acknowledged(self, since: float = 0.0, until: float = math.inf) -> int:
+        """Writes acknowledged in that time, monotonic seconds. Written to the file every 100 ms."""
+        return sum(write.outcome == "ack" and since <= write.end < until for write in self.history().writes)
 
     def gap_ms(self, event: float) -> int:
         return round(load.write_gap_ms(self.history(), event))
@@ -119,7 +121,7 @@ class Cluster(Operator):
     ) -> Iterator[Load]:
         """Exactly-once writes and linearizable reads while the body runs, which begins after the first of them."""
         Cluster.loads += 1
-        name = f"load{Cluster.loads}"
+        name = f"load{Cluster.loads}-{os.getpid()}"  # the store may have seen an earlier session's
         path = self.directory / f"{name}.jsonl"
         endpoints = ",".join(f"{self.lab.address(node)}:{CLIENT_PORT}" for node in nodes or self.lab.nodes)
         argv = [packages.PYTHON, str(load.__file__), "--endpoints", endpoints, "--name", name, "--out", str(path)]
@@ -138,6 +140,18 @@ class Cluster(Operator):
                 raise
             running.end()
 
+    @contextlib.contextmanager
+    def by_hand(self, name: str, port: int) -> Iterator[dict[str, str]]:
+        """A food of another name on all nodes, which Pacemaker does not know; the environment of its agent."""
+        env = {"OCF_RESOURCE_INSTANCE": name, "OCF_RESKEY_port": str(port), "OCF_ROOT": "/usr/lib/ocf"}
+        try:
+            for node in self.lab.nodes:
+                self.lab.run(node, [AGENT, "start"], env=env)
+            yield env
+        finally:
+            for node in self.lab.nodes:
+                self.lab.run(node, [AGENT, "stop"], env=env)
+
     # --- What can be seen ---
 
     def backups(self) -> list[str]:
@@ -151,10 +165,22 @@ class Cluster(Operator):
 
     def status(self, node: str) -> dict[str, Any]:
         """What the node's daemon says of itself and of the members."""
-        done = self.lab.run(node, ["foodctl", "--output", "json", "status"], check=False)
+        done = self.lab.run(node, ["foodctl", "--id", RESOURCE, "--output", "json", "status"], check=False)
         answers = json.loads(done.stdout or "{}").get("answers", {})
         found: dict[str, Any] = next((a for a in answers.values() if a and a["node"] == node), {})
         return found
+
+    def assert_converged(self) -> None:
+        """All nodes hold the same: log, revision and the state's hash."""
+        seen: list[tuple[Any, ...]] = []
+
+        def equal() -> bool:
+            statuses = [self.status(node) for node in self.lab.nodes]
+            seen[:] = [(s["last"], s["applied"], s["revision"], s["self"]["state_hash"]) for s in statuses if s]
+            return len(seen) == len(self.lab.nodes) and len(set(seen)) == 1
+
+        self.wait(equal, "the same state on every node")
+        print(f"every node holds: entry {seen[0][0]}, revision {seen[0][2]}, state {seen[0][3]}")
 
     def epoch(self, node: str) -> int:
         return int(self.status(node)["epoch"][0])
