@@ -1,0 +1,120 @@
+"""Snapshots in pieces: named by the position they end at; pieces of two never mix."""
+
+from __future__ import annotations
+
+import msgpack
+import pytest
+
+from food.core import snapshot as snapshot_module
+from food.core.message import Chunk, Epoch, Member, MemberList, Position
+from food.core.snapshot import Assembly, Snapshot, Source
+from food.core.state import State
+
+EPOCH = Epoch(3, "a")
+AT = Position(EPOCH, 12)
+MEMBERS = MemberList(2, "c", (Member("n1", "a"),))
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot_module, "CHUNK_MOST_BYTES", 60)
+
+
+def filled(keys: int = 12) -> State:
+    state = State()
+    state.apply(1, msgpack.packb([0, 0, 0, "open"]))
+    for number in range(keys):
+        state.apply(number + 2, msgpack.packb([1, number + 1, number, "put", b"key %02d" % number, b"value"]))
+    return state
+
+
+def source_of(state: State) -> Source:
+    return Source(AT, MEMBERS, state.open_view())
+
+
+def give(source: Source, number: int) -> Chunk:
+    chunk = source.chunk(EPOCH, number)
+    assert chunk
+    return chunk
+
+
+def pieces(source: Source) -> list[Chunk]:
+    found = [give(source, 0)]
+    while not found[-1].final:
+        found.append(give(source, len(found)))
+    return found
+
+
+def put_together(chunks: list[Chunk]) -> Snapshot | None:
+    assembly = Assembly("donor", AT, chunks[0].data)
+    result = None
+    for chunk in chunks[1:]:
+        result = assembly.add(chunk)
+    return result
+
+
+def test_a_snapshot_survives_its_pieces() -> None:
+    state = filled()
+    chunks = pieces(source_of(state))
+    assert len(chunks) > 4
+    assert all(chunk.at == AT for chunk in chunks)
+    snapshot = put_together(chunks)
+    assert snapshot
+    assert snapshot.members == MEMBERS
+    assert snapshot.rows == state.rows
+    assert snapshot.sessions == {1: state.sessions[1].pack()}
+    assert (snapshot.revision, snapshot.hash) == (state.revision, state.hash)
+
+
+def test_an_empty_state_has_a_snapshot() -> None:
+    snapshot = put_together(pieces(source_of(State())))
+    assert snapshot
+    assert not snapshot.rows
+
+
+def test_a_lost_piece_is_given_again_and_no_other() -> None:
+    source = source_of(filled())
+    give(source, 0)
+    first = give(source, 1)
+    assert give(source, 1) == first
+    assert source.chunk(EPOCH, 0) is None
+    assert source.chunk(EPOCH, 3) is None
+    assert give(source, 2) != first
+
+
+def test_at_one_index_every_node_gives_the_same_pieces() -> None:
+    """A restarted donor holds its rows in another order."""
+    state, again = filled(), State()
+    rows = dict(reversed(list(state.rows.items())))
+    again.restore(state.applied, state.revision, state.hash, rows, {1: state.sessions[1].pack()})
+    assert pieces(source_of(state)) == pieces(source_of(again))
+
+
+def test_the_view_is_closed_with_the_last_piece() -> None:
+    state = filled()
+    source = source_of(state)
+    last = pieces(source)[-1]
+    assert source.ended
+    assert state.view is None
+    assert give(source, last.number) == last
+
+
+def test_pieces_that_are_missing_are_noticed() -> None:
+    chunks = pieces(source_of(filled()))
+    shorter = [*chunks[:2], *(chunk._replace(number=chunk.number - 1) for chunk in chunks[3:])]
+    with pytest.raises(ValueError, match="announced"):
+        put_together(shorter)
+
+
+@pytest.mark.parametrize("item", [[1, 2], [b"k", b"v"], "text", [b"k", "v", 1], [1, b"s", 3]])
+def test_an_item_that_is_none_is_refused(item: object) -> None:
+    header = pieces(source_of(State()))[0].data
+    assembly = Assembly("donor", AT, header)
+    with pytest.raises(ValueError, match="not an item"):
+        assembly.add(Chunk(EPOCH, AT, 1, True, msgpack.packb(item)))
+
+
+def test_pieces_of_another_snapshot_are_a_bug() -> None:
+    assembly = Assembly("donor", AT, pieces(source_of(State()))[0].data)
+    with pytest.raises(AssertionError, match="never mix"):
+        assembly.add(Chunk(EPOCH, Position(EPOCH, 13), 1, True, b""))
