@@ -60,9 +60,20 @@ class Operator:
 
     def settle(self) -> float:
         """Waits until one node is promoted, every other one in sync, and nothing under way."""
-        seconds = self.lab.wait(self._settled, SETTLE_S, "one primary and all others in sync")
-        self.lab.run(self.on()[0], ["crm_resource", "--wait", "--timeout=60"], timeout_s=70)
-        return seconds
+
+        def settled() -> bool:
+            return self._settled() and self._idle()
+
+        return self.lab.wait(settled, SETTLE_S, "one primary, all others in sync and nothing under way")
+
+    def _idle(self) -> bool:
+        """Whether the DC has nothing to do. `crm_resource --wait` says the same, and sleeps for two seconds first."""
+        tree = self.lab.crm_mon(self.on()[0])
+        found = tree.find("summary/current_dc") if tree is not None else None
+        dc = found.get("name") if found is not None else None
+        if dc is None or not self.lab.on(dc):
+            return False
+        return "S_IDLE" in self.lab.run(dc, ["crmadmin", "--status", dc], check=False).stdout
 
     def states(self) -> dict[str, str]:
         """What each node says of itself in its attribute; empty while Pacemaker cannot say."""
