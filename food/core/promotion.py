@@ -82,7 +82,10 @@ class Promotion:
             self._highest = max(self._highest, refused.promise.number)
             self.epoch = None
             self._answers, self._fetcher = {}, None
-            self._ask_again(now_ms)
+            if refused.promise.candidate < self._local.store:
+                self._ask_again(now_ms)
+            else:
+                self._sent_ms = now_ms  # two candidates in step would refuse each other for ever: one waits
 
     def on_saved(self, now_ms: int) -> None:
         """The own promise is durable: the own answer counts."""
