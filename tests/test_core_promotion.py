@@ -1,0 +1,377 @@
+"""A candidate's way: ask without promising, seal, adopt the best log, count again. Real nodes, hand-driven."""
+
+from __future__ import annotations
+
+import pytest
+from sim.limits import limited
+from sim.stage import Stage, founded
+
+from food.core.message import Answer, Ask, Epoch, Fetch, FetchChunk, Seal, Sealed
+from food.core.promotion import DONOR_PATIENCE_MS, RESEND_MS
+
+
+def order(stage: Stage, name: str, ms: int = 5_000) -> None:
+    stage.node(name).running.promote(stage.now, stage.now + ms)
+    stage.turn(name)
+
+
+def failure(stage: Stage, name: str) -> str:
+    return stage.node(name).running.failure or ""
+
+
+def promise(stage: Stage, name: str) -> int:
+    return stage.node(name).running.local.promise.number
+
+
+# --- Founding ---
+
+
+def test_founding_needs_every_node_once() -> None:
+    stage = Stage(3)
+    stage.run(1_000, "n1", "n2")
+    assert "awaiting n3" in stage.node("n1").running.wish.why
+    order(stage, "n1", 1_000)
+    stage.run(1_500, "n1", "n2")
+    assert stage.role("n1") == "backup"
+    assert "no answer from n3 (asking)" in failure(stage, "n1")
+    assert promise(stage, "n1") == promise(stage, "n2") == 0
+
+
+def test_founding_makes_list_one_of_those_who_answered() -> None:
+    stage = founded(3)
+    members = stage.node("n3").running.local.log.members
+    assert members
+    assert members.number == 1
+    assert members.stores == ("n1.1", "n2.1", "n3.1")
+    assert all(node.running.local.log.members == members for node in stage.nodes)
+
+
+def test_a_promise_does_not_end_blankness() -> None:
+    stage = Stage(2)
+    stage.run(1_000)
+    order(stage, "n1", 300)
+    stage.flow_until("n1", "n2", Seal)
+    stage.pass_on("n1", "n2", Seal)
+    stage.drop()
+    stage.tick("n1", ms=400)
+    assert promise(stage, "n2") == 1
+    stage.promote("n2")
+    stage.run(200)
+    assert stage.role("n2") == "primary"
+
+
+def test_nodes_of_two_minds_do_not_found() -> None:
+    stage = Stage(2)
+    stage.node("n2").running.local.nodes = ("n1", "n2", "n3")
+    order(stage, "n1")
+    stage.run(300)
+    assert "n2 has another node list" in failure(stage, "n1")
+
+
+def test_a_cluster_of_one() -> None:
+    stage = founded(1)
+    stage.propose("n1", b"a")
+    assert stage.answer_to(b"a") == 0
+    number = stage.ask("n1")
+    answer = stage.read_answer(number)
+    assert answer
+    assert answer.value == [b"a", 1]
+
+
+# --- Step 0 ---
+
+
+def test_asking_promises_nothing() -> None:
+    stage = founded(3)
+    order(stage, "n3")
+    asked = [wired for wired in stage.wire if isinstance(wired.message, Ask)]
+    assert asked
+    stage.flow_only_questions()
+    assert promise(stage, "n2") == 1
+
+
+def test_an_isolated_candidate_does_not_outbid_a_healthy_primary() -> None:
+    stage = founded(3)
+    order(stage, "n3", 1_000)
+    stage.run(1_500, "n3")
+    assert stage.role("n3") == "backup"
+    assert failure(stage, "n3") == "no promotion in the time given: no answer from n1, n2 (asking)"
+    assert promise(stage, "n3") == 1
+    stage.run(500)
+    assert stage.role("n1") == "primary"
+
+
+def test_answers_to_a_former_life_do_not_count() -> None:
+    stage = founded(3)
+    stage.demote("n1")
+    stage.drop()
+    order(stage, "n3")
+    stage.pass_on("n3", "n1", Ask)
+    late = stage.take_off("n1", "n3", Answer)
+    stage.restart("n3")
+    stage.drop()
+    order(stage, "n3")
+    stage.drop()
+    stage.late(late)
+    assert promise(stage, "n3") == 1
+
+
+def test_answers_of_an_earlier_round_do_not_count() -> None:
+    stage = founded(3)
+    stage.tick("n3", ms=300)
+    stage.pass_on("n3", "n2", Ask)
+    late = stage.take_off("n2", "n3", Answer)
+    order(stage, "n3")
+    stage.drop()
+    stage.late(late)
+    assert promise(stage, "n3") == 1
+
+
+def test_questions_are_repeated() -> None:
+    stage = founded(3)
+    order(stage, "n3")
+    stage.drop()
+    stage.tick("n3", ms=RESEND_MS)
+    assert [w.target for w in stage.wire if isinstance(w.message, Ask)][:2] == ["n1", "n2"]
+
+
+# --- Sealing ---
+
+
+def test_the_own_promise_is_durable_before_a_seal_leaves() -> None:
+    stage = founded(3)
+    order(stage, "n3")
+    stage.flow_until("n3", "n1", Seal)
+    assert stage.node("n3").disk.promise == Epoch(2, "n3.1")
+
+
+def test_the_number_is_above_every_promise_heard() -> None:
+    stage = founded(3)
+    stage.promote("n2", "n1", "n2")
+    stage.run(300, "n1", "n2")
+    assert promise(stage, "n3") == 1
+    stage.promote("n3")
+    assert promise(stage, "n3") == 3
+    assert stage.role("n3") == "primary"
+
+
+def test_seals_are_repeated_to_the_silent_only() -> None:
+    stage = founded(5)
+    stage.demote("n1")
+    stage.drop()
+    order(stage, "n3")
+    stage.flow_until("n3", "n1", Seal)
+    stage.pass_on("n3", "n1", Seal)
+    stage.pass_on("n1", "n3", Sealed)
+    stage.drop()
+    stage.tick("n3", ms=RESEND_MS)
+    assert {w.target for w in stage.wire if isinstance(w.message, Seal)} == {"n2", "n4", "n5"}
+
+
+def test_a_candidate_that_is_outbid_retries_higher() -> None:
+    stage = founded(3)
+    stage.node("n1").crash()
+    stage.drop()
+    order(stage, "n2")
+    order(stage, "n3")
+    stage.flow()
+    stage.run(500)
+    roles = sorted(stage.role(name) for name in ("n2", "n3"))
+    assert roles == ["backup", "primary"]
+    assert promise(stage, "n2") == promise(stage, "n3") == 3
+
+
+def test_a_seal_of_an_older_epoch_does_not_count() -> None:
+    stage = founded(3)
+    stage.demote("n1")
+    stage.drop()
+    order(stage, "n3", 200)
+    stage.flow_until("n3", "n1", Seal)
+    stage.pass_on("n3", "n1", Seal)
+    late = stage.take_off("n1", "n3", Sealed)
+    stage.drop()
+    stage.run(300, "n3")
+    order(stage, "n3")
+    stage.flow_until("n3", "n1", Seal)
+    stage.drop()
+    stage.late(late)
+    assert stage.role("n3") == "candidate"
+    assert stage.node("n3").running.leading is None
+
+
+def test_a_failed_promotion_names_whom_it_missed_while_sealing() -> None:
+    stage = founded(3)
+    stage.demote("n1")
+    stage.drop()
+    order(stage, "n3", 500)
+    stage.flow_until("n3", "n1", Seal)
+    stage.run(600, "n3")
+    assert failure(stage, "n3") == "no promotion in the time given: no answer from n1, n2 (sealing)"
+    assert stage.node("n3").running.wish.score is None
+
+
+# --- Adopting ---
+
+
+def lagging_n3() -> Stage:
+    """n3 lacks what n1 and n2 committed; n1 is dead."""
+    stage = founded(3)
+    for value in (b"a", b"b", b"c"):
+        stage.propose("n1", value)
+        stage.flow("n1", "n2")
+    stage.node("n1").crash()
+    stage.drop()
+    return stage
+
+
+def test_the_best_log_is_adopted_and_all_of_it() -> None:
+    stage = lagging_n3()
+    stage.promote("n3", "n2", "n3")
+    assert stage.role("n3") == "primary"
+    assert stage.values("n3") == ["list", b"a", b"b", b"c", "barrier"]
+
+
+def test_a_half_filled_log_is_saved_and_valid() -> None:
+    stage = lagging_n3()
+    with limited(small=True):
+        order(stage, "n3")
+        stage.flow_until("n3", "n2", Fetch, "n2", "n3")
+        stage.pass_on("n3", "n2", Fetch)
+        stage.flow_until("n3", "n2", Fetch, "n2", "n3")
+    assert stage.role("n3") == "candidate"
+    assert stage.node("n3").disk.last.index == 2
+    stage.restart("n3")
+    stage.start("n1")
+    stage.promote("n3")
+    assert stage.values("n3") == ["list", b"a", b"b", b"c", "barrier"]
+
+
+def test_the_greatest_epoch_beats_the_longest_log() -> None:
+    stage = founded(3)
+    for value in (b"old", b"older", b"oldest"):
+        stage.propose("n1", value)
+    stage.node("n1").crash()
+    stage.drop()
+    stage.promote("n2", "n2", "n3")
+    assert stage.role("n2") == "primary"
+    stage.node("n3").crash()
+    stage.start("n1")
+    stage.demote("n2")
+    stage.drop()
+    stage.promote("n1", "n1", "n2")
+    assert stage.values("n1") == ["list", "barrier", "barrier"]
+    assert stage.epochs("n1") == [1, 2, 3]
+
+
+def test_another_donor_is_asked_when_one_falls_silent() -> None:
+    stage = founded(5)
+    for value in (b"a", b"b"):
+        stage.propose("n1", value)
+        stage.flow("n1", "n2", "n4")
+    stage.node("n1").crash()
+    stage.drop()
+    order(stage, "n3", 10_000)
+    while not (asked := [wired for wired in stage.wire if isinstance(wired.message, Fetch)]):
+        stage.deliver(stage.wire[0])
+    stage.node(asked[0].target).crash()
+    stage.drop(target=asked[0].target)
+    stage.run(DONOR_PATIENCE_MS + 500)
+    assert stage.role("n3") == "primary"
+    assert stage.values("n3")[:3] == ["list", b"a", b"b"]
+
+
+def test_a_donor_that_compacted_gives_a_snapshot() -> None:
+    with limited(small=True):
+        stage = founded(3)
+        for number in range(30):
+            stage.propose("n1", b"%d" % number)
+            stage.run(50, "n1", "n2")
+        stage.node("n1").crash()
+        stage.drop()
+        assert stage.node("n2").running.local.log.base.index > 1
+        order(stage, "n3")
+        stage.flow_until("n3", "n2", FetchChunk, "n2", "n3")
+        stage.flow("n2", "n3")
+        assert stage.role("n3") == "primary"
+        assert stage.node("n3").running.local.state.rows[b"k"].value == b"29"
+
+
+def test_a_learner_cannot_be_primary_and_says_so_before_it_disturbs() -> None:
+    stage = founded(3)
+    assert stage.change("n1", "n1.1", "n2.1") is None
+    stage.run(500)
+    order(stage, "n3")
+    stage.run(200)
+    assert "not in member list 2" in failure(stage, "n3")
+    assert stage.role("n1") == "primary"
+    assert promise(stage, "n1") == 1
+
+
+def test_a_candidate_that_finds_itself_removed_fails() -> None:
+    stage = founded(4)
+    assert stage.change("n1", "n1.1", "n2.1", "n3.1") is None
+    stage.flow("n1", "n2", "n3")
+    stage.demote("n1")
+    stage.drop()
+    stage.promote("n4")
+    stage.run(500)
+    assert "not in member list 2" in failure(stage, "n4")
+
+
+def test_an_empty_store_beside_a_founded_cluster_does_not_disturb() -> None:
+    stage = founded(3)
+    stage.node("n3").wipe()
+    stage.start("n3")
+    stage.drop()
+    order(stage, "n3")
+    stage.flow_only_questions()
+    assert "must catch up first" in failure(stage, "n3")
+    assert promise(stage, "n1") == 1
+
+
+def test_the_barrier_is_the_first_entry_and_nothing_is_served_before_it_commits() -> None:
+    stage = founded(3)
+    stage.demote("n1")
+    stage.drop()
+    order(stage, "n3")
+    stage.flow_until("n3", "n1", Seal)
+    stage.pass_on("n3", "n1", Seal)
+    stage.pass_on("n1", "n3", Sealed)
+    assert stage.values("n3")[-1] == "barrier"
+    assert stage.role("n3") == "candidate"
+    stage.propose("n3", b"too early")
+    assert stage.answer_to(b"too early") == "not_primary"
+    read = stage.read_answer(stage.ask("n3"))
+    assert read
+    assert read.status == "not_primary"
+    stage.flow()
+    assert stage.role("n3") == "primary"
+
+
+def test_a_barrier_that_nobody_confirms_in_time_fails_the_promote() -> None:
+    stage = founded(3)
+    stage.demote("n1")
+    stage.drop()
+    order(stage, "n3", 1_000)
+    stage.flow_until("n3", "n1", Seal)
+    stage.pass_on("n3", "n1", Seal)
+    stage.pass_on("n1", "n3", Sealed)
+    stage.run(1_500, "n3")
+    assert failure(stage, "n3") == "no majority confirmed the barrier in the time given"
+    assert stage.node("n3").running.wish.score is None
+
+
+@pytest.mark.parametrize("size", range(1, 8))
+def test_every_size_elects_and_writes_and_elects_again(size: int) -> None:
+    stage = founded(size)
+    stage.propose("n1", b"a")
+    stage.run(300)
+    assert stage.answer_to(b"a") == 0
+    stage.demote("n1")
+    stage.run(300)
+    last = stage.names[-1]
+    stage.promote(last)
+    stage.propose(last, b"b")
+    stage.run(300)
+    assert stage.answer_to(b"b") == 0
+    assert len({node.running.local.state.hash for node in stage.nodes}) == 1
