@@ -16,13 +16,16 @@ READER_PATIENCE_MS = 1_000  # a reader that does not ask for so long loses its t
 SOURCE_IDLE_MS = 10_000  # after so long an unread snapshot is closed and its reader's log let go
 
 
+NOBODY = ("", -READER_PATIENCE_MS)
+
+
 class Donor:
     def __init__(self, local: Local):
         self._local = local
         self._source: Source | None = None
         self._reader = ""  # store for which it is read out
         self._read_ms = 0
-        self._next = ("", -READER_PATIENCE_MS)  # who was turned away first, and when it asked
+        self._next = NOBODY  # who was turned away first, and when it asked
         self._holds: dict[str, tuple[int, int]] = {}  # by store: what it has, when it asked last
 
     def on_fetch(self, sender: Member, fetch: Fetch, now_ms: int) -> None:
@@ -68,7 +71,7 @@ class Donor:
             return False
         if store != self._reader:
             self._close()
-            self._reader = store
+            self._reader, self._next = store, NOBODY
         return True
 
     def _open(self) -> Source:
