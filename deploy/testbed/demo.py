@@ -219,7 +219,7 @@ def measure_floors(demo: Demo) -> dict[str, int]:
     """What Pacemaker itself takes for the same events, with an agent that does nothing, in the same lab."""
     lab = demo.lab
     demo.say("measuring Pacemaker's own share with ocf:pacemaker:Stateful")
-    measured = floors.measure_all(lab, rounds=3)
+    measured = floors.measure_all(lab, rounds=1)
     for line in floors.table(measured).splitlines():
         demo.say(line)
     lab.run(lab.nodes[0], ["pcs", "resource", "delete", "floor"], timeout_s=90)
