@@ -198,6 +198,18 @@ def test_waiting_writes_are_bounded(primary: Primary, monkeypatch: pytest.Monkey
     assert primary.answers == [(2, "busy")]
 
 
+def test_waiting_reads_are_bounded_over_all_rounds(primary: Primary, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leading_module, "PENDING_MOST", 2)
+    for number in range(3):
+        primary.leading.read(number, "get", [b"k"], 0)
+        primary.ready()
+    assert primary.answers == [(2, "busy")]
+    primary.ack("b", 3, round_=2)
+    primary.leading.read(3, "get", [b"k"], 0)
+    primary.ready()
+    assert primary.answers == [(2, "busy"), (0, 0), (1, 0)]
+
+
 def test_a_draining_primary_takes_no_writes_and_still_commits(primary: Primary) -> None:
     primary.leading.propose("w", put())
     primary.turn()

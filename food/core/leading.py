@@ -46,6 +46,7 @@ class Leading:
         self._round = 0
         self._reads_next: list[Read] = []  # joined to the next round only, never to one in flight
         self._reads_sent: deque[tuple[int, list[Read]]] = deque()
+        self._reads_waiting = 0  # in all of them
         self._beat_ms = now_ms - HEARTBEAT_MS
         self.pending: dict[int, object] = {}  # index: whose write
         self.draining = False
@@ -79,8 +80,9 @@ class Leading:
         """A linearizable read: answered after a round that begins after it came."""
         if not self.serving:
             return self._answer(whose, "not_primary", "the primary is changing: ask again")
-        if len(self._reads_next) >= PENDING_MOST:
+        if self._reads_waiting >= PENDING_MOST:
             return self._answer(whose, "busy", f"{PENDING_MOST} reads wait already: try again")
+        self._reads_waiting += 1
         self._reads_next.append(Read(whose, op, args, now_ms))
         return None
 
@@ -158,8 +160,13 @@ class Leading:
         local = self._local
         confirmed = quorum.reached(local.voters, {**self._echoed, local.store: self._round})
         while self._reads_sent and self._reads_sent[0][0] <= confirmed and local.promise == self.epoch:
-            for read in self._reads_sent.popleft()[1]:
+            for read in self._pop_reads():
                 local.ready.answers.append((read.whose, local.state.query(read.op, read.args)))
+
+    def _pop_reads(self) -> list[Read]:
+        reads = self._reads_sent.popleft()[1]
+        self._reads_waiting -= len(reads)
+        return reads
 
     # --- Publishing ---
 
@@ -175,7 +182,7 @@ class Leading:
             beat = Heartbeat(self.epoch, self._published, self._local.commit, self._round)
             self._local.ready.publish.append(beat)
         while self._reads_sent and now_ms - self._reads_sent[0][1][0].since_ms > READ_MOST_MS:
-            for read in self._reads_sent.popleft()[1]:
+            for read in self._pop_reads():
                 self._answer(read.whose, "no_quorum", "no majority of the members answers: cannot say what is latest")
         self._serve_reads()  # alone, nobody's echo is awaited
 
