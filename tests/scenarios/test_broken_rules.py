@@ -263,6 +263,24 @@ def acknowledged_only_when_saved() -> None:
     assert not [wired for wired in stage.wire if isinstance(wired.message, Ack)]
 
 
+def rolled_back_store() -> None:
+    """A store that anybody remembers as further on than it is does not vote."""
+    stage = founded(3)
+    stage.node("n2").image = stage.node("n2").disk.copy()
+    stage.restart("n2")
+    stage.run(1_000)
+    stage.propose("n1", b"a")
+    stage.flow("n1", "n2")
+    assert stage.answer_to(b"a") == 0
+    stage.node("n1").crash()
+    stage.node("n2").roll_back()
+    stage.start("n2")
+    stage.promote("n3", "n2", "n3")
+    stage.run(1_000, "n2", "n3")
+    assert stage.role("n3") == "candidate"
+    assert stage.node("n2").disk.member.store == "n2.2"
+
+
 RULES: tuple[tuple[Callable[[], None], str], ...] = (
     (heartbeat_over_an_old_tail, "matched_not_reset"),
     (commit_over_an_old_tail, "commit_up_to_what_is_held"),
@@ -277,6 +295,7 @@ RULES: tuple[tuple[Callable[[], None], str], ...] = (
     (read_joins_only_a_round_not_yet_sent, "read_joins_a_round_in_flight"),
     (replay_ends_at_the_saved_commit, "replayed_past_the_commit"),
     (acknowledged_only_when_saved, "acknowledged_before_the_save"),
+    (rolled_back_store, "rolled_back_store_votes"),
 )
 
 

@@ -6,7 +6,7 @@ Each patches the shipped code from outside, and only while its context is open.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from unittest.mock import patch
 
@@ -14,10 +14,10 @@ from food.core import quorum, snapshot
 from food.core.following import Following
 from food.core.leading import Leading, Read
 from food.core.local import Local, Recovered
-from food.core.message import Entry, Epoch, Kind, Member, MemberList, Position
+from food.core.message import Entry, Epoch, Kind, Member, MemberList, Message, Position
 from food.core.promotion import Promotion
 from food.core.ready import Ready
-from food.core.replica import Replica
+from food.core.replica import Replica, StoreUnusable
 from food.core.state import Session, State, decode
 from food.driver import Shell
 
@@ -82,6 +82,12 @@ def seal_answered_without_stepping_down(original: Any, self: Replica, sender: Me
     self.leading = None
     original(self, sender, epoch)
     self.leading = kept
+
+
+@defect(Replica, "step")
+def rolled_back_store_votes(original: Any, self: Replica, sender: Member, message: Message, now_ms: int) -> None:
+    with suppress(StoreUnusable):
+        original(self, sender, message, now_ms)
 
 
 # --- Promotion ---

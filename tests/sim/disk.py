@@ -26,6 +26,13 @@ class Disk:
         self.rows: dict[bytes, Row] = {}
         self.sessions: dict[int, bytes] = {}
 
+    def copy(self) -> Disk:
+        """An image of it, for a rollback later."""
+        found = Disk(self.member)
+        for name, value in vars(self).items():
+            setattr(found, name, value.copy() if isinstance(value, list | dict) else value)
+        return found
+
     @property
     def last(self) -> Position:
         return Position(self.entries[-1].epoch, self.entries[-1].index) if self.entries else self.base

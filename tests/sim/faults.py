@@ -30,7 +30,7 @@ class Faults:
         if chance < temper.lists:
             self.change_members()
         elif rng.random() < temper.wipes:
-            self.wipe()
+            self.roll_back() if rng.random() < 0.4 else self.wipe()
         else:
             self.harm(self._victim())
         self.world.after(rng.randrange(self.most_ms), self.step)
@@ -79,6 +79,27 @@ class Faults:
         self.lost[store] = None
         node.wipe()
         world.after(world.mostly_short(2_000), node.start)
+
+    def roll_back(self) -> None:
+        """A store becomes an older image of itself, where everybody remembers it as further on than that."""
+        world = self.world
+        if world.watch.members is None:
+            return
+        able = [node for node in world.nodes if self._remembered(node)]
+        if able:
+            node = world.rng.choice(able)
+            world.count("disk rolled back")
+            self.lost[node.disk.member.store] = None
+            node.roll_back()
+            world.after(world.mostly_short(2_000), node.start)
+        for node in world.nodes:
+            node.image = node.image or node.disk.copy()
+
+    def _remembered(self, node: Node) -> bool:
+        store, starts = node.disk.member.store, node.disk.starts
+        others = [other.disk.remembers.get(store, (0, ""))[0] for other in self.world.nodes if other is not node]
+        older = node.image is not None and node.image.starts < starts
+        return older and bool(others) and min(others) >= starts and self.world.watch.may_lose(store, self.lost)
 
     def change_members(self) -> None:
         """An operator at some primary: replaces a lost store, adds a learner, or removes anybody."""

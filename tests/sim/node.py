@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from food.core.local import Local
 from food.core.message import Member, Message
 from food.core.ready import Save
-from food.core.replica import Replica
+from food.core.replica import Replica, StoreUnusable
 from food.core.state import Result
 from food.driver import finish_turn
 
@@ -43,6 +43,7 @@ class Node:
         self.disk = Disk(Member(name, f"{name}.1"))
         self.replica: Replica | None = None
         self.inbox: list[tuple[Member, Message] | Request] = []
+        self.image: Disk | None = None  # taken earlier, for a rollback
         self.armed: str | None = None  # crash at this point of the next turn that gets there
         self.paused_until_ms = 0
         self.ordered = False  # the manager believes it promoted
@@ -86,6 +87,13 @@ class Node:
         self.crash()
         self.disks += 1
         self.disk = Disk(Member(self.name, f"{self.name}.{self.disks}"))
+        self.image = None
+
+    def roll_back(self) -> None:
+        """The process ends, and the disk is what it was when the image was taken."""
+        assert self.image
+        self.crash()
+        self.disk, self.image = self.image, None
 
     def _tick(self, life: int) -> None:
         if life == self._life:
@@ -134,6 +142,11 @@ class Node:
                 replica.tick(now)
             self.world.watch.on_stepped(self)
             finish_turn(replica, self, now)
+        except StoreUnusable:
+            self.world.count("rollback recognised")
+            self.wipe()
+            self.start()
+            return
         except Crash:
             self.world.count("crash " + str(self.armed))
             self.crash()
