@@ -132,7 +132,7 @@ class Guardian:
 
     def launch(self) -> None:
         """The daemon, with its lock and its end of the pipe; our copies are closed, so that its death frees them."""
-        for name in ("reason", "demoted", "control.sock", "client.sock"):
+        for name in ("reason", "demoted", "moving", "control.sock", "client.sock"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{self.run_dir}/{name}")
         try:
@@ -183,9 +183,8 @@ class Guardian:
                 self.watch.overslept(late_s)
             self.hear({descriptor for descriptor, _ in ready}, now)
             self.act(now)
-        for name in ("control.sock", "client.sock", "attributes"):  # nobody answers there any more
-            with contextlib.suppress(OSError):
-                os.unlink(f"{self.run_dir}/{name}")
+        for name in ("moving", "control.sock", "client.sock", "attributes"):  # nobody answers there any more
+            self.unlink(name)
         self.say("info", "the guardian ends" + (f": {self.watch.reason}" if self.watch.reason else ""))
         return EXIT_OK if self.stop_asked else EXIT_GENERIC
 
@@ -218,6 +217,7 @@ class Guardian:
         if self.watch.awaits_role_move() and os.path.exists(f"{self.run_dir}/demoted"):
             self.say("info", "Pacemaker has demoted the dead daemon")
             self.watch.role_moved(now)
+            self.unlink("moving")
         if self.watch.phase == "stopping" and not self.asked_to_end:
             self.asked_to_end = True
             self.signal_daemon(signal.SIGTERM)
@@ -377,6 +377,8 @@ class Guardian:
             self.hear_complaints()
         text = describe(status) + (f": {self.last_complaint}" if self.last_complaint else "")
         self.watch.died(text, now)
+        if self.watch.awaits_role_move():
+            self.write_moving()
         if self.watch.reason:
             self.write_reason(self.watch.reason)
         for job, tool in list(self.tools):
@@ -393,6 +395,8 @@ class Guardian:
             job = self.watch.next_job(now, bool(self.tools))
             if job is None:
                 return
+            if job.kind == "fail":
+                self.unlink("moving")  # it did not move: from now on a monitor may say so
             tool = self.start_tool(self.command(job), now)
             self.tools.append((job, tool))
             if tool.status is not None:  # could not even be run
@@ -507,6 +511,17 @@ class Guardian:
             os.write(descriptor, text.encode(errors="replace")[:REASON_MOST_BYTES])
             os.close(descriptor)
             os.rename(temporary, f"{self.run_dir}/reason")
+
+    def write_moving(self) -> None:
+        """For a monitor of the dead primary: the role is being moved, and a failure would hold that up. Before the
+        reason, which the monitor waits for."""
+        with contextlib.suppress(OSError):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
+            os.close(os.open(f"{self.run_dir}/moving", flags, 0o644))
+
+    def unlink(self, name: str) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(f"{self.run_dir}/{name}")
 
     def recall_attributes(self) -> None:
         """Names that a guardian which was killed wrote: what a stop has to remove."""

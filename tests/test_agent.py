@@ -161,6 +161,40 @@ def test_monitor_of_a_killed_daemon_says_why(node: Node) -> None:
     assert "killed by signal 9" in node.reason
 
 
+def test_a_monitor_does_not_fail_a_dead_primary_whose_role_is_being_moved(node: Node) -> None:
+    """It would be restarted before another node is promoted: the failover would wait for that."""
+    assert node("start", OCF_RESKEY_watchdog_ms="1000") == 0
+    node.say({"role": "primary"})
+    time.sleep(0.2)
+    node.kill(locks.DAEMON_LOCK, signal.SIGSTOP)
+    recurring = {"OCF_RESKEY_CRM_meta_interval": "10000"}
+    assert node("monitor", **recurring) == 8, "it hung with the daemon, and sees it killed"
+    assert node("monitor", **recurring) == 8
+    assert node("monitor") == 7, "a probe"
+    assert node("demote") == 0
+    assert node("monitor", **recurring) == 7
+    assert "stood still" in node.reason
+
+
+def test_a_monitor_fails_a_dead_primary_whose_role_did_not_move(node: Node) -> None:
+    assert node("start") == 0
+    node.say({"role": "primary"})
+    time.sleep(0.2)
+    node.kill(locks.DAEMON_LOCK)
+    eventually("it is reported", lambda: node.tools.calls("crm_resource --fail"), 6)
+    assert node("monitor", OCF_RESKEY_CRM_meta_interval="10000") == 7
+    assert "killed by signal 9" in node.reason
+
+
+def test_an_instance_that_was_not_restarted_for_new_parameters_is_found_by_its_monitor(node: Node) -> None:
+    assert node("start", OCF_RESKEY_port="9300") == 0
+    changed = {"OCF_RESKEY_CRM_meta_interval": "10000", "OCF_RESKEY_port": "9400", "OCF_RESKEY_watchdog_ms": "2000"}
+    assert node("monitor", **changed) == 1
+    assert "it still runs with --port 9300" in node.reason
+    assert node("monitor", **{**changed, "OCF_RESKEY_port": "9300"}) == 0, "watchdog_ms needs no restart"
+    assert node("monitor", OCF_RESKEY_port="abc") == 0, "a probe survives any configuration"
+
+
 def test_monitor_of_a_daemon_that_does_not_answer_ends_in_time(node: Node) -> None:
     assert node("start") == 0
     node.replies(monitor=None)
