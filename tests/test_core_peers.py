@@ -9,7 +9,7 @@ from sim.stage import Stage, founded
 
 from food.core.local import Local, blank
 from food.core.message import NO_EPOCH, START, Answer, Ask, Member
-from food.core.peers import ASK_MS, HOLD_MOST_MS, HOLD_MS, SETTLE_MS, Peers, Scores, Wish
+from food.core.peers import ASK_EAGER_MS, ASK_MS, HOLD_MOST_MS, HOLD_MS, SETTLE_MS, Peers, Scores, Wish
 from food.core.replica import StoreUnusable
 
 ME, OTHER = Member("n1", "a"), Member("n2", "b")
@@ -51,7 +51,16 @@ def peers() -> Peers:
     return found
 
 
+def test_everybody_is_asked_soon_until_enough_have_answered(peers: Peers) -> None:
+    peers._local.take_ready(0)
+    peers.tick(1_000 + ASK_EAGER_MS - 1)
+    assert not peers._local.take_ready(0).send
+    peers.tick(1_000 + ASK_EAGER_MS)
+    assert peers._local.take_ready(0).send == [("n2", Ask("life", 2))]
+
+
 def test_everybody_is_asked_all_the_time(peers: Peers) -> None:
+    peers.on_answer(OTHER, answer(peers))
     peers._local.take_ready(0)
     peers.tick(1_000 + ASK_MS - 1)
     assert not peers._local.take_ready(0).send

@@ -12,6 +12,7 @@ from .local import Local
 from .message import START, Answer, Ask, Member
 
 ASK_MS = 250
+ASK_EAGER_MS = 50  # until a majority has answered this process: a start should not wait for the next question
 ROUNDS_KEPT = 64
 SETTLE_MS = 3_000  # whoever could be a candidate shows a score so long after its start or change of role
 
@@ -46,8 +47,16 @@ class Peers:
         return self.round
 
     def tick(self, now_ms: int) -> None:
-        if now_ms - self._asked_ms.get(self.round, now_ms - ASK_MS) >= ASK_MS:
+        every_ms = ASK_MS if self._answered else ASK_EAGER_MS
+        if now_ms - self._asked_ms.get(self.round, now_ms - ASK_MS) >= every_ms:
             self.ask(now_ms)
+
+    @property
+    def _answered(self) -> bool:
+        """Whether enough nodes have answered this process to vote, or to found."""
+        if self._local.log.members is None:
+            return len(self.heard) >= len(self._local.nodes) - 1
+        return quorum.holds(self._local.voters, {self._local.store, *self.heard})
 
     def on_answer(self, sender: Member, answer: Answer) -> str | None:
         """Returns a reason why this store must not be used any more, or None."""
