@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,11 @@ FLOOR_OF = {"move": "move", "power_off": "power_off", "all_off": "all_off"}
 class Event:
     name: str
     at: float  # monotonic seconds
+    wall: float  # the same instant as the nodes' logs say it, seconds since 1970
     from_node: str
     to_node: str = ""
     write_gap_ms: int = 0
+    promoted_ms: int | None = None  # from the event until a primary serves, by its own log
     pacemaker_ms: int | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -107,7 +110,7 @@ class Demo(Operator):
             self.operator("pcs", "resource", "cleanup", RESOURCE)
 
     def _begin(self, name: str, node: str) -> None:
-        self.events.append(Event(name, time.monotonic(), node))
+        self.events.append(Event(name, time.monotonic(), time.time(), node))
 
     def _failures(self) -> list[str]:
         return [f"crm_mon: {f.operation} on {f.node}: {f.reason or f.status}" for f in self.failures()]
@@ -178,6 +181,7 @@ class Demo(Operator):
         found = load.check(history, final)
         for event in self.events:
             event.write_gap_ms = round(load.write_gap_ms(history, event.at))
+            event.promoted_ms = self._promoted_ms(event)
             event.pacemaker_ms = measured.get(FLOOR_OF.get(event.name, "kill"))
         times = [event.at for event in self.events]
         acks = [write.end for write in history.writes if write.outcome == "ack"]
@@ -189,6 +193,7 @@ class Demo(Operator):
                 {
                     "name": event.name,
                     "write_gap_ms": event.write_gap_ms,
+                    "promoted_ms": event.promoted_ms,
                     "pacemaker_ms": event.pacemaker_ms,
                     "from": event.from_node,
                     "to": event.to_node,
@@ -198,15 +203,28 @@ class Demo(Operator):
             ],
         }
 
+    def _promoted_ms(self, event: Event) -> int | None:
+        times = []
+        for node in self.lab.nodes:
+            log = self.lab.path(node, f"/var/log/food/{RESOURCE}.log")
+            for line in log.read_text().splitlines() if log.exists() else []:
+                if "-> primary in epoch" in line:
+                    times.append(datetime.fromisoformat(line.split(" ", 1)[0]).timestamp())
+        later = [at - event.wall for at in times if at >= event.wall]
+        return round(min(later) * 1000) if later else None
+
 
 def table(report: dict[str, Any]) -> str:
     """The verdict for people."""
-    lines = ["", f"{'event':<12}{'role moved':<14}{'write gap':>12}{'Pacemaker alone':>18}   notes"]
+    lines = ["", f"{'event':<12}{'role moved':<14}{'write gap':>12}{'promoted':>12}{'Pacemaker alone':>18}   notes"]
     for event in report["events"]:
         floor = "-" if event["pacemaker_ms"] is None else f"{event['pacemaker_ms']} ms"
         moved = f"{event['from']} -> {event['to']}"
         gap = f"{event['write_gap_ms']} ms"
-        lines.append(f"{event['name']:<12}{moved:<14}{gap:>12}{floor:>18}   {'; '.join(event['notes'])}".rstrip())
+        promoted = "-" if event["promoted_ms"] is None else f"{event['promoted_ms']} ms"
+        lines.append(
+            f"{event['name']:<12}{moved:<14}{gap:>12}{promoted:>12}{floor:>18}   {'; '.join(event['notes'])}".rstrip()
+        )
     lines += [
         "",
         f"acknowledged {report['acknowledged']}   unknown {report['unknown']}   lost {report['lost']}   "
