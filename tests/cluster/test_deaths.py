@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cluster.operations import Cluster, assert_clean, now
+from cluster.operations import RESOURCE, Cluster, assert_clean, now
 
 pytestmark = pytest.mark.cluster
 
@@ -75,6 +75,41 @@ def test_the_primary_stands_still(settled: Cluster, figures: Any) -> None:
     gap = load.gap_ms(at)
     figures("SIGSTOP of the primary's daemon: write gap", gap, bar="watchdog 1500 + 1000")
     assert gap < LONGEST_GAP_MS
+    assert_clean(load)
+
+
+@pytest.fixture
+def often_monitored(settled: Cluster) -> Iterator[Cluster]:
+    """A monitor is under way at any time at which the primary stands still."""
+
+    def interval(text: str) -> None:
+        words = ["op", "monitor", "role=Promoted", f"interval={text}", "timeout=20s"]
+        settled.operator("pcs", "resource", "update", RESOURCE, *words)
+
+    interval("1s")
+    settled.settle()
+    yield settled
+    interval("10s")
+
+
+def test_a_monitor_hangs_with_the_primary(often_monitored: Cluster, figures: Any) -> None:
+    """What it then says must not make Pacemaker restart the primary before it promotes another node."""
+    cluster = often_monitored
+    old, pid = cluster.primary(), cluster.daemon(cluster.primary())
+    mark = cluster.mark()
+    with cluster.load() as load:
+        at, _ = now()
+        cluster.operator("kill", "-STOP", str(pid), node=old)
+        new = cluster.wait_primary_not(old)
+        cluster.wait_restarted(old, pid)
+        cluster.settle()
+    promoted, stopped = cluster.actions(mark, "promote")[0], cluster.actions(mark, "stop")[0]
+    assert promoted.node == new and stopped.node == old
+    assert promoted.at < stopped.at, "the promote waited for the restart"
+    gap = load.gap_ms(at)
+    figures("SIGSTOP of the primary's daemon, a monitor hangs: write gap", gap, bar="watchdog 1500 + 1000")
+    assert gap < LONGEST_GAP_MS
+    assert any("stood still" in reason for reason in cluster.reasons())
     assert_clean(load)
 
 
