@@ -43,9 +43,8 @@ def answer(peers: Peers, **more: Any) -> Answer:
 
 @pytest.fixture
 def peers() -> Peers:
-    own = Local(blank(ME), "life", ["n1", "n2"])
-    own.starts = 4
-    found = Peers(own)
+    recovered = blank(ME)._replace(starts=4, remembers={"a 3": (3, "before")})
+    found = Peers(Local(recovered, "life", ["n1", "n2"]))
     found.ask(1_000)
     return found
 
@@ -87,29 +86,61 @@ def test_a_node_has_one_store_at_a_time(peers: Peers) -> None:
 
 @pytest.mark.parametrize(
     ("remembers", "usable"),
-    [(None, True), ((3, "before"), True), ((4, "life"), True), ((4, "a copy"), False), ((5, "later"), False)],
+    [
+        (None, True),
+        ((4, "life"), True),
+        ((3, "before"), True),
+        ((3, "another"), False),
+        ((4, "a copy"), False),
+        ((5, "later"), False),
+        ((2, "never noted"), False),
+    ],
 )
 def test_a_store_that_was_rolled_back_or_copied_is_recognised(
     peers: Peers, remembers: tuple[int, str] | None, usable: bool
 ) -> None:
     found = peers.on_answer(OTHER, answer(peers, remembers=remembers))
     assert (found is None) == usable
-    assert usable or "n2 saw its start" in str(found)
+    assert usable or "n2 saw a start" in str(found)
 
 
 def test_starts_are_remembered_durably(peers: Peers) -> None:
     peers.on_answer(OTHER, answer(peers, starts=7, own_life="x"))
     save = peers._local.take_ready(0).save
     assert save
-    assert save.remembers == {"b": (7, "x")}
+    assert save.remembers == {"a 4": (4, "life"), "b": (7, "x")}
+
+
+def test_a_life_is_noted_before_anybody_hears_of_it() -> None:
+    stage = founded(3)
+    stage.restart("n2")
+    disk = stage.node("n2").disk
+    assert disk.starts == 2
+    assert set(disk.remembers) >= {"n2.1 1", "n2.1 2"}
+
+
+def test_an_older_copy_does_not_outrun_what_is_remembered_by_restarting() -> None:
+    stage = founded(3)
+    stage.node("n2").image = stage.node("n2").disk.copy()
+    stage.restart("n2")
+    stage.run(500)
+    stage.node("n2").roll_back()
+    for _ in range(5):
+        stage.node("n2").start()
+        stage.tick("n2")
+        stage.drop()
+        stage.node("n2").crash()
+    stage.start("n2")
+    stage.tick("n2")
+    assert stage.node("n2").disk.member.store == "n2.2"
 
 
 def test_a_rolled_back_store_must_not_vote() -> None:
     stage = founded(3)
+    stage.node("n3").image = stage.node("n3").disk.copy()
     stage.restart("n3")
     stage.run(1_000)
-    stage.node("n3").disk.starts -= 2
-    stage.node("n3").crash()
+    stage.node("n3").roll_back()
     stage.node("n3").start()
     store = stage.node("n3").disk.member.store
     stage.tick("n3")

@@ -51,6 +51,9 @@ class Local:
         self._save = Save()
         self._flushed_ms = 0
         self._flushed_index = self.state.applied
+        # Durable before anybody hears of this life: whoever remembers one that is not noted here remembers another
+        # history of this disk. A count alone is outrun by an older copy that is restarted often enough.
+        self._note(f"{self.store} {self.starts}", self.starts, life)
         self.ready = Ready()
         self.advance(recovered.commit)
 
@@ -140,7 +143,14 @@ class Local:
         """A store's start count, so that an older copy of it is recognised. Late words of a former life do not
         count, and of two lives with one count the first one known is the store's own."""
         if starts > self.remembers.get(store, (0, ""))[0]:
-            self.remembers[store] = self._save.remembers[store] = (starts, life)
+            self._note(store, starts, life)
+
+    def lived(self, starts: int, life: str) -> bool:
+        """Whether the process of that start was this one, or one before it on this disk."""
+        return self.remembers.get(f"{self.store} {starts}") == (starts, life)
+
+    def _note(self, key: str, starts: int, life: str) -> None:
+        self.remembers[key] = self._save.remembers[key] = (starts, life)
 
     # --- Effects ---
 

@@ -70,10 +70,10 @@ class Peers:
         if answer.remembers is None:
             return None
         starts, life = answer.remembers
-        if starts > self._local.starts or (starts == self._local.starts and life != self._local.life):
+        if not self._local.lived(starts, life):
             return (
-                f"this store was rolled back or copied: {sender.node} saw its start {starts}, "
-                f"this process is start {self._local.starts}"
+                f"this store was rolled back or copied: {sender.node} saw a start {starts} that this disk "
+                f"does not know; this process is start {self._local.starts}"
             )
         return None
 

@@ -26,6 +26,12 @@ class Disk:
         self.rows: dict[bytes, Row] = {}
         self.sessions: dict[int, bytes] = {}
 
+    @property
+    def members(self) -> MemberList | None:
+        """The list that rules in the saved log."""
+        found = [entry for entry in self.entries if entry.kind == Kind.MEMBERS]
+        return unpack_members(found[-1].data) if found else self.base_members
+
     def copy(self) -> Disk:
         """An image of it, for a rollback later."""
         found = Disk(self.member)

@@ -99,6 +99,9 @@ class Faults:
         store, starts = node.disk.member.store, node.disk.starts
         others = [other.disk.remembers.get(store, (0, ""))[0] for other in self.world.nodes if other is not node]
         older = node.image is not None and node.image.starts < starts
+        # The limit: whoever was alone in the list of that time asks nobody before it leads.
+        members = node.image.members if node.image else None
+        older = older and (members is None or len(members.members) > 1)
         return older and bool(others) and min(others) >= starts and self.world.watch.may_lose(store, self.lost)
 
     def change_members(self) -> None:
