@@ -36,9 +36,8 @@ def inside(rounds: int) -> None:
             times[name].append((time.perf_counter() - began) * 1000)
             assert code in (0, 8), f"{name} ended with {code}"
     medians = [statistics.median(values) for values in times.values()]
-    print(
-        f"{'  '.join(f'{n} {m:.1f} ms' for n, m in zip(times, medians, strict=True))}  ratio {medians[0] / medians[1]:.2f}"
-    )
+    cells = "  ".join(f"{name} {median:.1f} ms" for name, median in zip(times, medians, strict=True))
+    print(f"{cells}  ratio {medians[0] / medians[1]:.2f}")
 
 
 def main() -> None:
