@@ -27,7 +27,9 @@ while True:
 """
 CONNECT = 'import socket; print(socket.create_connection(("{}", 9999), 1).recv(5).decode())'
 OWNER = """
+import signal
 from testbed import Lab
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
 with Lab("test-owner", nodes=2) as lab:
     client, inside = lab.popen_client(["sleep", "600"]), lab.popen("n1", ["sleep", "600"])
     print("up", flush=True)
@@ -148,6 +150,7 @@ def test_nothing_remains_of_a_lab_whose_owner_ends(sent: signal.Signals) -> None
         pids = [layout.read_pid(file) for file in directory.glob("hosts/*/pid")]
         assert len(pids) == 3 and all(pids)
         owner.send_signal(sent)
+        owner.wait(GONE_S)
     deadline = time.monotonic() + GONE_S
     while layout.find("test-owner") is not None and time.monotonic() < deadline:
         time.sleep(0.02)
