@@ -30,6 +30,7 @@ def _cut_send(self: Daemon, node: str, message: Message) -> None:
         _send(self, node, message)
 
 
+# Methods are replaced on purpose: the daemon that ships is run, with nothing but its links taken away.
 Daemon._step = _cut_step  # type: ignore[method-assign,assignment]
 Daemon.publish = _cut_publish  # type: ignore[method-assign]
 Daemon.send = _cut_send  # type: ignore[method-assign]
