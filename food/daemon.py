@@ -82,7 +82,10 @@ class Daemon:
         self._data_dir = Path(self.settings["data_dir"])
         self._store = self._open_store()
         address = self.settings.get("address") or self._addresses[self._node]
-        self._transport = Transport(address, self.settings["port"], Path(self.settings["run_dir"]))
+        further = (self.settings.get("client_addresses") or "").split(",")
+        self._transport = Transport(
+            address, self.settings["port"], Path(self.settings["run_dir"]), [one for one in further if one]
+        )
         self._connect()
         self._transport.poller.register(link.fileno(), zmq.POLLIN)
         self._clock = Clock()

@@ -14,6 +14,8 @@ Value = str | int | bool | None
 SOCKET_PATH_LIMIT_BYTES = 107
 LONGEST_SOCKET_NAME = "/control.sock"
 ID_LIMIT_BYTES = 64
+ADDRESSES_MOST = 16
+UNSPECIFIED = ("0.0.0.0", "::")
 LOG_LEVELS = ("debug", "info", "notice", "warning", "error")
 YES = ("true", "yes", "on", "1")
 NO = ("false", "no", "off", "0")
@@ -109,6 +111,18 @@ def numeric_address(name: str, raw: object) -> Value:
     raise BadSetting(f"{name} is {raw!r}: must be a numeric IPv4 or IPv6 address of this node")
 
 
+def numeric_addresses(name: str, raw: object) -> Value:
+    """Addresses separated by commas, which need not be there yet; settled without spaces."""
+    found = [part.strip() for part in raw.split(",")] if isinstance(raw, str) else []
+    if not found or len(found) > ADDRESSES_MOST or not all(map(is_numeric_address, found)):
+        raise BadSetting(
+            f"{name} is {raw!r}: must be 1 to {ADDRESSES_MOST} numeric IPv4 or IPv6 addresses, separated by commas"
+        )
+    if any(address in UNSPECIFIED for address in found):
+        raise BadSetting(f"{name} is {raw!r}: must be addresses that clients connect to; name each one")
+    return ",".join(dict.fromkeys(found))
+
+
 def is_numeric_address(text: str) -> bool:
     parts = text.split(".")
     if len(parts) == 4:
@@ -123,6 +137,7 @@ PARAMETERS = (
     Parameter("run_dir", None, path, "locks and local sockets; /run/food/ID if absent", where="command line"),
     Parameter("daemon", None, path, "the daemon's program; the installed one if absent"),
     Parameter("address", None, numeric_address, "this node's own address; from Corosync's node list if absent"),
+    Parameter("client_addresses", None, numeric_addresses, "further addresses for clients, say a virtual IP"),
     # Three ports in a row are used: log, peers, clients.
     Parameter("port", 9999, whole(1, 65533), "first of three TCP ports: log, peers, clients"),
     Parameter("data_dir", None, path, "where the store is; /var/lib/food/ID if absent"),

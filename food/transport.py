@@ -2,7 +2,7 @@
 
     log      PUB  tcp base port      what the primary publishes     SUB connected to every peer
     peers    ROUTER tcp base + 1     one-to-one messages            a DEALER connected to every peer
-    clients  ROUTER tcp base + 2, ipc client.sock
+    clients  ROUTER tcp base + 2, ipc client.sock; on further addresses, too, if told so
     control  ROUTER ipc control.sock the agent
 
 A DEALER only sends and the peers' ROUTER only receives: no reply path that a vanished identity could break.
@@ -12,8 +12,9 @@ Everything may be dropped silently; the protocol repairs that (heartbeats, Fetch
 from __future__ import annotations
 
 import os
+import socket as sockets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import zmq
@@ -27,6 +28,10 @@ PEER_QUEUE_MOST = 1_000
 CLIENT_QUEUE_MOST = 1_000
 CONTROL_QUEUE_MOST = 100
 BIND_PATIENCE_S = 3.0
+BACKLOG = 1024
+
+# Linux: bind to an address that is not here, or not yet. Python names neither.
+IP_FREEBIND, IPV6_FREEBIND = 15, 78
 
 # Plain numbers: pyzmq's enumerations cost a third of receiving a message.
 _NOBLOCK = int(zmq.NOBLOCK)
@@ -54,7 +59,7 @@ class CannotListen(Exception):
 
 
 class Transport:
-    def __init__(self, address: str, port: int, run_dir: Path):
+    def __init__(self, address: str, port: int, run_dir: Path, client_addresses: Sequence[str] = ()):
         """Raises CannotListen."""
         self._context = zmq.Context()
         self._port = port
@@ -70,7 +75,7 @@ class Transport:
         for socket in (self.clients, self.control):
             socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an answer that cannot be delivered is counted
         try:
-            self._bind(address, run_dir)
+            self._bind(address, run_dir, client_addresses)
         except CannotListen:
             self.close()
             raise
@@ -85,27 +90,33 @@ class Transport:
         socket.setsockopt(zmq.SNDHWM, queue_most)
         socket.setsockopt(zmq.RCVHWM, queue_most)
         socket.setsockopt(zmq.MAXMSGSIZE, frame_most_bytes)
-        socket.setsockopt(zmq.BACKLOG, 1024)
+        socket.setsockopt(zmq.BACKLOG, BACKLOG)
         return socket
 
-    def _bind(self, address: str, run_dir: Path) -> None:
+    def _bind(self, address: str, run_dir: Path, client_addresses: Sequence[str]) -> None:
         self._bind_tcp(self._publisher, address, self._port)
         self._bind_tcp(self.peers, address, self._port + 1)
-        self._bind_tcp(self.clients, address, self._port + 2)
-        if not address.startswith("127."):
-            self._bind_tcp(self.clients, "127.0.0.1", self._port + 2)
+        own = [address] if address.startswith("127.") else [address, "127.0.0.1"]
+        for one in own:
+            self._bind_tcp(self.clients, one, self._port + 2)
+        for one in client_addresses:
+            if one not in own:
+                self._bind_tcp(self.clients, one, self._port + 2, ahead=True)
         self._bind_ipc(self.clients, run_dir / "client.sock", 0o660)
         self._bind_ipc(self.control, run_dir / "control.sock", 0o600)
 
-    def _bind_tcp(self, socket: zmq.Socket[bytes], address: str, port: int) -> None:
-        """A predecessor that was just killed may still be giving the port back."""
+    def _bind_tcp(self, socket: zmq.Socket[bytes], address: str, port: int, *, ahead: bool = False) -> None:
+        """A predecessor that was just killed may still be giving the port back. `ahead`: the address may come later."""
         deadline = time.monotonic() + BIND_PATIENCE_S
         while True:
             try:
                 socket.setsockopt(zmq.IPV6, int(":" in address))
-                socket.bind(f"tcp://{_bracketed(address)}:{port}")
+                if ahead:
+                    _bind_ahead(socket, address, port)
+                else:
+                    socket.bind(f"tcp://{_bracketed(address)}:{port}")
                 return
-            except zmq.ZMQError as error:
+            except (zmq.ZMQError, OSError) as error:
                 if time.monotonic() >= deadline or error.errno not in (zmq.EADDRINUSE, zmq.EADDRNOTAVAIL):
                     raise CannotListen(f"cannot listen on {address}:{port}: {error}; {_remedy(error.errno)}") from None
                 time.sleep(0.05)
@@ -147,6 +158,26 @@ class Transport:
 
     def close(self) -> None:
         self._context.destroy(linger=0)
+
+
+def _bind_ahead(socket: zmq.Socket[bytes], address: str, port: int) -> None:
+    """Listens on an address that this node need not have, as a virtual one: ZeroMQ is given a listener that does."""
+    six = ":" in address
+    with sockets.socket(sockets.AF_INET6 if six else sockets.AF_INET, sockets.SOCK_STREAM) as listener:
+        listener.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
+        if six:
+            listener.setsockopt(sockets.IPPROTO_IPV6, IPV6_FREEBIND, 1)
+        else:
+            listener.setsockopt(sockets.IPPROTO_IP, IP_FREEBIND, 1)
+        listener.bind((address, port))
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+        socket.setsockopt(zmq.USE_FD, listener.fileno())
+        try:
+            socket.bind(f"tcp://{_bracketed(address)}:{port}")
+            listener.detach()  # it is ZeroMQ's to close
+        finally:
+            socket.setsockopt(zmq.USE_FD, -1)
 
 
 def _send(socket: zmq.Socket[bytes], frames: list[bytes]) -> bool:

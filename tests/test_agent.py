@@ -133,6 +133,15 @@ def test_the_instance_number_of_a_unique_clone_is_not_part_of_the_name(node: Nod
     assert node.pid(locks.DAEMON_LOCK)
 
 
+def test_a_unique_clone_is_refused_with_the_remedy(node: Node) -> None:
+    """Its scores would have the instances' numbers in their names: it would never be promoted, and nobody told why."""
+    unique = {"OCF_RESOURCE_INSTANCE": "food:1", "OCF_RESKEY_CRM_meta_globally_unique": "true"}
+    assert node("start", **unique) == 6
+    assert "set it to false on the clone" in node.reason
+    assert node("stop", **unique) == 0
+    assert node("monitor", **unique) == 7
+
+
 def test_the_guardian_holds_none_of_the_agents_pipes(node: Node) -> None:
     """execd reads the agent's output to its end."""
     begin = time.monotonic()

@@ -27,6 +27,10 @@ def test_file_overrides_default_and_command_line_overrides_file() -> None:
     assert (found["port"], found["watchdog_ms"]) == (8000, 2000)
 
 
+def test_further_addresses_are_settled_without_spaces_and_repetitions() -> None:
+    assert settle(client_addresses="10.0.0.9, fd00::9,10.0.0.9")["client_addresses"] == "10.0.0.9,fd00::9"
+
+
 def test_an_empty_value_counts_as_unset() -> None:
     assert settle({"port": 7000}, port="")["port"] == 7000
 
@@ -44,6 +48,9 @@ def test_an_empty_value_counts_as_unset() -> None:
         ("log_level", "loud", "one of debug"),
         ("address", "n1.example", "numeric"),
         ("address", "10.0.0.256", "numeric"),
+        ("client_addresses", "vip.example", "numeric"),
+        ("client_addresses", "10.0.0.1,,10.0.0.2", "separated by commas"),
+        ("client_addresses", "0.0.0.0", "name each one"),
         ("data_dir", "data", "absolute path"),
         ("user", "a b", "without spaces"),
         ("id", "../etc", "without /"),

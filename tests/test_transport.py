@@ -70,6 +70,40 @@ def test_an_address_that_is_not_ours_is_named_with_the_remedy(run_dir: Path) -> 
     assert "not one of this node's: check `address` or Corosync's node list" in str(caught.value)
 
 
+ELSEWHERE = "192.0.2.7"  # documentation's: no machine has it
+
+
+def listening(port: int) -> set[str]:
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    found = [row[1].split(":") for row in rows if row[3] == "0A"]
+    return {socket.inet_ntoa(bytes.fromhex(address)[::-1]) for address, at in found if int(at, 16) == port}
+
+
+def test_clients_are_heard_on_further_addresses_that_may_come_later(run_dir: Path) -> None:
+    opened = Transport(HERE, PORT, run_dir, [THERE, ELSEWHERE, HERE])
+    try:
+        assert listening(PORT) == listening(PORT + 1) == {HERE}, "peers' ports are not for clients"
+        assert listening(PORT + 2) == {HERE, THERE, ELSEWHERE}
+        client: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+        client.connect(f"tcp://{THERE}:{PORT + 2}")
+        client.send(b"hello")
+        assert opened.clients.poll(2000)
+        (frames,) = take(opened.clients)
+        assert transport.reply(opened.clients, frames[:-1], b"answer")
+        assert client.poll(2000) and client.recv() == b"answer"
+        client.close(linger=0)
+    finally:
+        opened.close()
+    assert not listening(PORT + 2)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_further_address_that_is_taken_is_named(run_dir: Path) -> None:
+    with socket.create_server((THERE, PORT + 2)), pytest.raises(CannotListen, match=f"{THERE}:{PORT + 2}: .*choose"):
+        Transport(HERE, PORT, run_dir, [THERE])
+    assert not listening(PORT + 2)
+
+
 @pytest.mark.usefixtures("impatient")
 def test_a_run_directory_that_is_not_there_is_named(run_dir: Path) -> None:
     with pytest.raises(CannotListen, match=r"gone/client\.sock: .*the run directory must be ours to write"):
