@@ -33,7 +33,37 @@ class Figures:
     p99_ms: float
     worst_ms: float
     errors: int
+    own_cpu_us: (
+        float  # processor time that this process itself took for a request: of the same machine, if it shares it
+    )
     error_texts: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls,
+        clients: int,
+        kind: str,
+        seconds: float,
+        took: Sequence[float],
+        cpu_s: float,
+        errors: int,
+        error_texts: Sequence[str],
+    ) -> Figures:
+        """`took`: the seconds of each request, in any order."""
+        times = sorted(took)
+        return cls(
+            clients=clients,
+            kind=kind,
+            seconds=round(seconds, 3),
+            requests=len(times),
+            per_second=round(len(times) / seconds, 1),
+            p50_ms=_percentile_ms(times, 0.5),
+            p99_ms=_percentile_ms(times, 0.99),
+            worst_ms=_percentile_ms(times, 1.0),
+            errors=errors,
+            own_cpu_us=round(cpu_s / max(1, len(times)) * 1e6, 1),
+            error_texts=list(error_texts),
+        )
 
     def as_map(self) -> dict[str, Any]:
         return asdict(self)
@@ -65,25 +95,17 @@ class Stage:
         if self.first_error:
             raise self.first_error
         self.measuring = True
-        started = now = time.monotonic()
+        started, cpu = time.monotonic(), time.process_time()
+        now = started
         for member in self.members:
             self._submit(member, self.requests[member.number], now, self.timeout_s)
         while now < started + seconds:
             self.fleet.round(0.1)
             now = time.monotonic()
         self.measuring = False
-        took, times = now - started, sorted(self.times)
-        figures = Figures(
-            clients=len(self.members),
-            kind=self.kind,
-            seconds=round(took, 3),
-            requests=len(times),
-            per_second=round(len(times) / took, 1),
-            p50_ms=_percentile_ms(times, 0.5),
-            p99_ms=_percentile_ms(times, 0.99),
-            worst_ms=_percentile_ms(times, 1.0),
-            errors=self.errors,
-            error_texts=list(self.error_texts),
+        cpu = time.process_time() - cpu
+        figures = Figures.of(
+            len(self.members), self.kind, now - started, self.times, cpu, self.errors, self.error_texts
         )
         self._wait(self.timeout_s)
         self._all(self.last, CLEAN_WAIT_S)

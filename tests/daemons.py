@@ -34,7 +34,7 @@ class Node:
     def __init__(self, cluster: Cluster, name: str, address: str):
         self.cluster, self.name, self.address = cluster, name, address
         self.run_dir = cluster.directory / name / "run"
-        self.data_dir = cluster.directory / name / "data"
+        self.data_dir = cluster.stores / name / "data"
         self.run_dir.mkdir(parents=True)
         self.data_dir.mkdir(parents=True)
         self.process: subprocess.Popen[bytes] | None = None
@@ -137,10 +137,13 @@ class Cluster:
         program: Sequence[str] = ("-m", "food.daemon"),
         environment: dict[str, str] | None = None,
         log_level: str = "info",
+        stores: Path | None = None,
     ):
+        """`stores`: where the nodes' stores are, when not beside their sockets, whose paths must be short."""
         self._temporary = tempfile.TemporaryDirectory(prefix="food-", dir="/tmp")
         self.directory = Path(self._temporary.name)
         self.port, self.program, self.environment, self.log_level = port, program, environment or {}, log_level
+        self.stores = stores or self.directory
         self.addresses = {f"n{i}": f"127.0.1.{i}" for i in range(1, size + 1)}
         self.nodes = {name: Node(self, name, address) for name, address in self.addresses.items()}
 
