@@ -24,7 +24,8 @@ from .core.entries import Log, pack_members, unpack_members
 from .core.local import Recovered
 from .core.message import NO_EPOCH, START, Entry, Epoch, Member, Position
 from .core.ready import Save
-from .core.state import Row, State
+from .core.snapshot import Piece, Snapshot
+from .core.state import Draft, State
 from .wire import pack_runs, unpack_runs
 
 FORMAT = 1
@@ -42,6 +43,15 @@ CREATE TABLE log (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, data BLOB NO
 CREATE TABLE state (key BLOB PRIMARY KEY, value BLOB NOT NULL, revision INTEGER NOT NULL);
 CREATE TABLE sessions (id INTEGER PRIMARY KEY, data BLOB NOT NULL, sum BLOB NOT NULL);
 """
+# What was put aside of a snapshot: becomes the two tables above when it is whole, and is void at the next start.
+STAGED = """
+CREATE TABLE staged_state (key BLOB PRIMARY KEY, value BLOB NOT NULL, revision INTEGER NOT NULL);
+CREATE TABLE staged_sessions (id INTEGER PRIMARY KEY, data BLOB NOT NULL, sum BLOB NOT NULL);
+"""
+DISCARDED = "discarded_"  # begins the name of a former state table, whose rows are deleted little by little
+TIDY_ROWS = 1_000  # of those, with each save
+TIDY_BYTES = 1024 * 1024
+TIDY_ROW_BYTES = 100  # about what deleting one writes
 SEEN = "seen "  # meta: what is remembered of a store, by its id
 
 REMEDIES = {
@@ -67,6 +77,8 @@ class Store:
         self.path = directory / "food.db"
         self._alive = alive
         self._unfolded_bytes = 0
+        self._staged = [0, 0]  # sessions and keys that were put aside
+        self._discarded: list[str] = []
         self._db: sqlite3.Connection | None = None
         try:
             # Before SQLite opens it: SQLite would silently drop everything behind a bad frame.
@@ -112,30 +124,36 @@ class Store:
         db.execute("PRAGMA wal_autocheckpoint=0")
         db.execute(f"PRAGMA journal_size_limit={WAL_KEPT_MOST_BYTES}")
         db.execute("PRAGMA cache_size=-16384")
+        # Debian's SQLite overwrites what is deleted with zeros: dropping 1 GiB writes 1 GiB [tried: 16 s, without 0.5].
+        db.execute("PRAGMA secure_delete=OFF")
         # Begins with an empty log: a transaction cut short in a former life leaves no frames that look like ours.
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _open(self, db: sqlite3.Connection, node: str) -> Recovered:
         db.execute("BEGIN EXCLUSIVE")
         if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            self._create(db)
+            self._create()
         if (found := self._get("format")) != FORMAT:
             raise ValueError(f"format {found}, this version of food reads {FORMAT}")
+        self._discard_staged()
         starts = self._get("starts") + 1
         self._put("starts", starts)
         recovered = self._recover(Member(node, self._get("store")), starts)
         db.execute("COMMIT")
         return recovered
 
-    def _create(self, db: sqlite3.Connection) -> None:
-        for statement in SCHEMA.strip().split("\n"):
-            db.execute(statement)
+    def _create(self) -> None:
+        self._create_tables(SCHEMA)
         first = {"format": FORMAT, "store": uuid.uuid4().hex, "starts": 0, "promise": NO_EPOCH, "commit": 0}
         for name, value in (first | {"base": [START, None], "state": [0, 0, "0"]}).items():
             self._put(name, value)
         _sync_directory(self.path.parent)
         with contextlib.suppress(PermissionError):
             _sync_directory(self.path.parent.parent)
+
+    def _create_tables(self, schema: str) -> None:
+        for statement in schema.strip().split("\n"):
+            self._sql(statement)
 
     def _recover(self, member: Member, starts: int) -> Recovered:
         (base_epoch, base_index), base_members = self._get("base")
@@ -146,12 +164,14 @@ class Store:
             log.append(entry for entry in entries if entry.index > base_index)
         state = State()
         applied, revision, state_hash = self._get("state")
-        rows = {key: Row(value, at) for key, value, at in self._rows("SELECT key, value, revision FROM state")}
-        sessions = {}
+        # Keys from the index, which has them in order, rows as they lie on the disk.
+        draft = Draft(key for (key,) in self._rows("SELECT key FROM state ORDER BY key"))
+        for key, value, at in self._rows("SELECT key, value, revision FROM state"):
+            draft.add(key, value, at)
         for number, data, stored in self._rows("SELECT id, data, sum FROM sessions"):
             _check(stored, _sum(number, data), f"client session {number}")
-            sessions[number] = data
-        state.restore(applied, revision, int(state_hash, 16), rows, sessions)
+            draft.sessions[number] = data
+        state.restore(applied, revision, int(state_hash, 16), draft)
         promise, commit = Epoch(*self._get("promise")), self._get("commit")
         if not base_index <= applied <= commit <= log.last.index or promise.number < log.last.epoch.number:
             raise ValueError(f"base {base_index}, applied {applied}, commit {commit}, {log.last}, promise {promise}")
@@ -182,13 +202,10 @@ class Store:
         self._unfolded_bytes = 0
 
     def _write(self, save: Save) -> None:
-        if snapshot := save.snapshot:
-            for table in ("log", "state", "sessions"):
-                self._sql(f"DELETE FROM {table}")
-            self._insert_rows((key, row.value, row.revision) for key, row in snapshot.rows.items())
-            self._insert_sessions(snapshot.sessions.items())
-            self._put("state", [snapshot.at.index, snapshot.revision, f"{snapshot.hash:x}"])
-            self._put("base", [snapshot.at, pack_members(snapshot.members)])
+        for piece in save.staged:
+            self._stage(piece)
+        if save.snapshot:
+            self._install(save.snapshot)
         if save.truncate_from is not None:
             self._truncate(save.truncate_from)
         for row in _log_rows(save.entries):
@@ -208,13 +225,14 @@ class Store:
             self._sql("DELETE FROM log WHERE last <= ?", position.index)
             self._put("base", [position, pack_members(members)])
         self._put("commit", save.commit)
+        self._tidy()
 
-    def _insert_rows(self, rows: Iterable[tuple[bytes, bytes, int]]) -> None:
-        self._many("INSERT OR REPLACE INTO state VALUES (?, ?, ?)", rows)
+    def _insert_rows(self, rows: Iterable[tuple[bytes, bytes, int]], table: str = "state") -> None:
+        self._many(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)", rows)
 
-    def _insert_sessions(self, sessions: Iterable[tuple[int, bytes]]) -> None:
+    def _insert_sessions(self, sessions: Iterable[tuple[int, bytes]], table: str = "sessions") -> None:
         rows = ((number, data, _sum(number, data)) for number, data in sessions)
-        self._many("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?)", rows)
+        self._many(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)", rows)
 
     def _delete(self, table: str, column: str, keys: Iterable[bytes | int]) -> None:
         self._many(f"DELETE FROM {table} WHERE {column} = ?", ((key,) for key in keys))
@@ -239,6 +257,59 @@ class Store:
         for first, data in self._sql("SELECT first, data FROM log WHERE last >= ?", index).fetchall():
             self._sql("DELETE FROM log WHERE first = ?", first)
             self._append([entry for entry in unpack_runs(first - 1, msgpack.unpackb(data)) if entry.index < index])
+
+    # --- Snapshots, a piece a transaction ---
+
+    def _stage(self, piece: Piece) -> None:
+        if piece.number == 0:
+            self._discard_staged()
+            self._create_tables(STAGED)
+            self._staged = [0, 0]
+        self._insert_rows(piece.rows, "staged_state")
+        self._insert_sessions(piece.sessions, "staged_sessions")
+        self._staged[0] += len(piece.sessions)
+        self._staged[1] += len(piece.rows)
+
+    def _install(self, snapshot: Snapshot) -> None:
+        """What was put aside becomes the state, by its tables' names: that takes as long for many rows as for few."""
+        assert self._staged == [snapshot.sessions, snapshot.keys], f"put aside {self._staged}, announced {snapshot}"
+        self._sql("DELETE FROM log")
+        self._discard("state")
+        self._sql("DROP TABLE sessions")
+        for table in ("state", "sessions"):
+            self._sql(f"ALTER TABLE staged_{table} RENAME TO {table}")
+        self._put("state", [snapshot.at.index, snapshot.revision, f"{snapshot.hash:x}"])
+        self._put("base", [snapshot.at, pack_members(snapshot.members)])
+
+    def _discard_staged(self) -> None:
+        """What was put aside counts for nothing any more."""
+        names = [name for (name,) in self._rows("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        self._discarded = [name for name in names if name.startswith(DISCARDED)]
+        if "staged_state" in names:
+            self._discard("staged_state")
+            self._sql("DROP TABLE staged_sessions")
+
+    def _discard(self, table: str) -> None:
+        number = max((int(name.removeprefix(DISCARDED)) for name in self._discarded), default=0) + 1
+        self._sql(f"ALTER TABLE {table} RENAME TO {DISCARDED}{number}")
+        self._discarded.append(f"{DISCARDED}{number}")
+
+    def _tidy(self) -> None:
+        """Deletes some of what was discarded. All at once could take longer than the watchdog waits."""
+        if not self._discarded:
+            return
+        table, last, size = self._discarded[0], None, 0
+        rows = self._sql(f"SELECT rowid, length(value) FROM {table} ORDER BY rowid LIMIT {TIDY_ROWS}").fetchall()
+        for row, length in rows:
+            last, size = row, size + length
+            if size >= TIDY_BYTES:
+                break
+        if last is None:
+            self._sql(f"DROP TABLE {table}")
+            self._discarded.pop(0)
+        else:
+            self._sql(f"DELETE FROM {table} WHERE rowid <= ?", last)
+        self._unfolded_bytes += TIDY_ROW_BYTES * len(rows)
 
     # --- SQL ---
 

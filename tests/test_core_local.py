@@ -10,8 +10,8 @@ from food.core.entries import Log, pack_members
 from food.core.local import Local, Recovered, blank
 from food.core.message import NO_EPOCH, START, Entry, Epoch, Kind, Member, MemberList, Position
 from food.core.ready import Save
-from food.core.snapshot import Snapshot
-from food.core.state import Row, State
+from food.core.snapshot import Piece, Snapshot
+from food.core.state import State
 
 ME, OTHER = Member("n1", "a"), Member("n2", "b")
 ONE, TWO, THREE = Epoch(1, "a"), Epoch(2, "b"), Epoch(3, "a")
@@ -135,14 +135,17 @@ def test_a_restart_replays_up_to_the_saved_commit_and_no_further() -> None:
     assert own.state.rows[b"k"].value == b"2"
 
 
-def snapshot_at(at: Position, value: bytes = b"s") -> Snapshot:
+def install(local: Local, at: Position) -> None:
+    """A snapshot of one row, put aside and taken."""
     state = State()
-    state.apply(1, msgpack.packb([0, 0, 0, "put", b"k", value]))
-    return Snapshot(at, LIST, state.revision, state.hash, dict(state.rows), {})
+    state.apply(at.index, msgpack.packb([0, 0, 0, "put", b"k", b"s"]))
+    local.stage(Piece(at, 0, [], []))
+    local.stage(Piece(at, 1, [], [(b"k", b"s", 1)]))
+    local.install(Snapshot(at, LIST, state.revision, state.hash, 0, 1), state)
 
 
 def test_a_snapshot_replaces_state_and_log(local: Local) -> None:
-    local.install(snapshot_at(Position(TWO, 9)))
+    install(local, Position(TWO, 9))
     save = saved(local)
     assert save.snapshot
     assert not save.entries
@@ -152,7 +155,7 @@ def test_a_snapshot_replaces_state_and_log(local: Local) -> None:
 
 def test_a_snapshot_keeps_a_suffix_whose_entry_there_has_its_epoch(local: Local) -> None:
     local.append([put(4), put(5)])
-    local.install(snapshot_at(Position(ONE, 4)))
+    install(local, Position(ONE, 4))
     save = saved(local)
     assert [entry.index for entry in save.entries] == [5]
     assert local.log.last == Position(ONE, 5)
@@ -160,38 +163,60 @@ def test_a_snapshot_keeps_a_suffix_whose_entry_there_has_its_epoch(local: Local)
 
 def test_a_snapshot_drops_a_suffix_of_another_epoch(local: Local) -> None:
     local.append([put(4), put(5)])
-    local.install(snapshot_at(Position(TWO, 4)))
+    install(local, Position(TWO, 4))
     assert not saved(local).entries
     assert local.log.last == Position(TWO, 4)
 
 
 def test_a_snapshot_only_above_the_commit_index(local: Local) -> None:
     with pytest.raises(AssertionError, match="not above commit"):
-        local.install(snapshot_at(Position(ONE, 2)))
+        install(local, Position(ONE, 2))
 
 
-def test_a_damaged_snapshot_changes_nothing(local: Local) -> None:
-    bad = snapshot_at(Position(TWO, 9))._replace(hash=1)
-    with pytest.raises(ValueError, match="state hash"):
-        local.install(bad)
+def test_what_is_put_aside_changes_nothing_else(local: Local) -> None:
+    local.stage(Piece(Position(TWO, 9), 0, [], []))
+    save = saved(local)
+    assert save.staged and not save.snapshot and not save.entries
     assert (local.commit, local.log.last) == (2, Position(ONE, 3))
-    assert local.take_ready(0).save is None
+
+
+def test_pieces_put_aside_of_two_snapshots_never_mix(local: Local) -> None:
+    local.stage(Piece(Position(TWO, 9), 0, [], []))
+    for other in (Piece(Position(TWO, 10), 1, [], []), Piece(Position(TWO, 9), 2, [], [])):
+        with pytest.raises(AssertionError, match="put aside behind"):
+            local.stage(other)
+    local.stage(Piece(Position(TWO, 10), 0, [], []))
+    local.stage(Piece(Position(TWO, 10), 1, [], []))
+    assert [(piece.at.index, piece.number) for piece in saved(local).staged] == [(10, 0), (10, 1)]
+    state = State()
+    state.skip(9)
+    with pytest.raises(AssertionError, match="what was put aside"):
+        local.install(Snapshot(Position(TWO, 9), LIST, 0, 0, 0, 0), state)
+
+
+def test_what_was_put_aside_goes_when_entries_overtake_it(local: Local) -> None:
+    local.stage(Piece(Position(ONE, 3), 0, [], []))
+    local.stage(Piece(Position(ONE, 3), 1, [], [(b"k", b"s", 1)]))
+    saved(local)
+    local.advance(3)
+    assert saved(local, 10_000).staged == [Piece(START, 0, [], [])]
+    assert local.take_ready(20_000).save is None
 
 
 def test_entries_applied_behind_a_snapshot_do_not_show_in_what_is_saved_of_it(local: Local) -> None:
-    local.install(snapshot_at(Position(TWO, 9)))
+    install(local, Position(TWO, 9))
     local.append([put(10, TWO, b"later")])
     local.advance(10)
     save = saved(local)
     assert save.snapshot
-    assert save.snapshot.rows == {b"k": Row(b"s", 1)}
+    assert [row for piece in save.staged for row in piece.rows] == [(b"k", b"s", 1)]
     assert local.state.rows[b"k"].value == b"later"
 
 
 def test_a_snapshot_voids_what_the_turn_would_have_saved_before(local: Local) -> None:
     local.promise_epoch(THREE)
     local.merge(Position(ONE, 2), [put(3, TWO)], matched=2)
-    local.install(snapshot_at(Position(TWO, 9)))
+    install(local, Position(TWO, 9))
     save = saved(local)
     assert (save.truncate_from, save.entries) == (None, [])
     assert save.promise == THREE

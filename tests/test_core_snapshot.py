@@ -8,7 +8,7 @@ import pytest
 from food.core import snapshot as snapshot_module
 from food.core.message import Chunk, Epoch, Member, MemberList, Position
 from food.core.snapshot import Assembly, Snapshot, Source
-from food.core.state import State
+from food.core.state import Draft, State
 
 EPOCH = Epoch(3, "a")
 AT = Position(EPOCH, 12)
@@ -45,12 +45,11 @@ def pieces(source: Source) -> list[Chunk]:
     return found
 
 
-def put_together(chunks: list[Chunk]) -> Snapshot | None:
+def put_together(chunks: list[Chunk]) -> State:
     assembly = Assembly("donor", AT, chunks[0].data)
-    result = None
     for chunk in chunks[1:]:
-        result = assembly.add(chunk)
-    return result
+        assembly.add(chunk)
+    return assembly.finish()
 
 
 def test_a_snapshot_survives_its_pieces() -> None:
@@ -58,18 +57,27 @@ def test_a_snapshot_survives_its_pieces() -> None:
     chunks = pieces(source_of(state))
     assert len(chunks) > 4
     assert all(chunk.at == AT for chunk in chunks)
-    snapshot = put_together(chunks)
-    assert snapshot
-    assert snapshot.members == MEMBERS
-    assert snapshot.rows == state.rows
-    assert snapshot.sessions == {1: state.sessions[1].pack()}
-    assert (snapshot.revision, snapshot.hash) == (state.revision, state.hash)
+    found = put_together(chunks)
+    assert found.rows == state.rows
+    assert list(found.keys) == list(state.keys)
+    assert found.sessions == state.sessions
+    assert (found.applied, found.revision, found.hash) == (AT.index, state.revision, state.hash)
+
+
+def test_its_pieces_can_be_put_aside_one_by_one() -> None:
+    state = filled()
+    chunks = pieces(source_of(state))
+    assembly = Assembly("donor", AT, chunks[0].data)
+    aside = [assembly.begin(), *(assembly.add(chunk) for chunk in chunks[1:])]
+    assert [(piece.at, piece.number) for piece in aside] == [(AT, number) for number in range(len(chunks))]
+    assert [row for piece in aside for row in piece.rows] == [(key, *state.rows[key]) for key in state.keys]
+    assert [session for piece in aside for session in piece.sessions] == [(1, state.sessions[1].pack())]
+    assert assembly.snapshot == Snapshot(AT, MEMBERS, state.revision, state.hash, 1, len(state.rows))
+    assert assembly.received_keys == len(state.rows)
 
 
 def test_an_empty_state_has_a_snapshot() -> None:
-    snapshot = put_together(pieces(source_of(State())))
-    assert snapshot
-    assert not snapshot.rows
+    assert not put_together(pieces(source_of(State()))).rows
 
 
 def test_a_lost_piece_is_given_again_and_no_other() -> None:
@@ -85,8 +93,11 @@ def test_a_lost_piece_is_given_again_and_no_other() -> None:
 def test_at_one_index_every_node_gives_the_same_pieces() -> None:
     """A restarted donor holds its rows in another order."""
     state, again = filled(), State()
-    rows = dict(reversed(list(state.rows.items())))
-    again.restore(state.applied, state.revision, state.hash, rows, {1: state.sessions[1].pack()})
+    draft = Draft()
+    for key, row in reversed(state.rows.items()):
+        draft.add(key, *row)
+    draft.sessions[1] = state.sessions[1].pack()
+    again.restore(state.applied, state.revision, state.hash, draft)
     assert pieces(source_of(state)) == pieces(source_of(again))
 
 
@@ -106,11 +117,26 @@ def test_pieces_that_are_missing_are_noticed() -> None:
         put_together(shorter)
 
 
+def test_a_damaged_snapshot_becomes_no_state() -> None:
+    chunks = pieces(source_of(filled()))
+    with pytest.raises(ValueError, match="state hash"):
+        put_together([*chunks[:-1], chunks[-1]._replace(data=chunks[-1].data.replace(b"value", b"valve"))])
+
+
+def test_items_out_of_order_are_refused() -> None:
+    chunks = pieces(source_of(filled()))
+    assembly = Assembly("donor", AT, chunks[0].data)
+    assembly.add(chunks[1])
+    assembly.add(chunks[2])
+    with pytest.raises(ValueError, match="not the next item"):
+        assembly.add(chunks[2]._replace(number=3))
+
+
 @pytest.mark.parametrize("item", [[1, 2], [b"k", b"v"], "text", [b"k", "v", 1], [1, b"s", 3]])
 def test_an_item_that_is_none_is_refused(item: object) -> None:
     header = pieces(source_of(State()))[0].data
     assembly = Assembly("donor", AT, header)
-    with pytest.raises(ValueError, match="not an item"):
+    with pytest.raises(ValueError, match="not the next item"):
         assembly.add(Chunk(EPOCH, AT, 1, True, msgpack.packb(item)))
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import msgpack
 import pytest
 
 from food.core import state as state_module
-from food.core.state import BadCommand, Result, Row, State
+from food.core.state import BadCommand, Draft, Result, Row, State
 
 
 def packed(session: int, seq: int, done: int, op: str, *args: Any) -> bytes:
@@ -172,7 +173,9 @@ def test_the_same_commands_give_the_same_state_after_a_restore(monkeypatch: pyte
     live("open", session=one, seq=1)
     restored = Machine()
     sessions = {number: live.state.sessions[number].pack() for number in reversed(list(live.state.sessions))}
-    restored.state.restore(live.state.applied, 0, 0, {}, sessions)
+    draft = Draft()
+    draft.sessions = sessions
+    restored.state.restore(live.state.applied, 0, 0, draft)
     for machine in (live, restored):
         machine("put", b"k", b"v", session=two, seq=1)
         machine("open")
@@ -192,11 +195,29 @@ def test_the_hash_depends_on_the_rows_only() -> None:
     one("put", b"b", b"2")
     one("put", b"c", b"3")
     one("del", b"c")
-    rows = {b"b": Row(b"2", 2), b"a": Row(b"1", 1)}
-    other.state.restore(4, 4, one.state.hash, rows, {})
+    draft = Draft()
+    for row in ((b"b", b"2", 2), (b"a", b"1", 1)):
+        draft.add(*row)
+    other.state.restore(4, 4, one.state.hash, draft)
     assert other.state.hash == one.state.hash
+    assert list(other.state.keys) == [b"a", b"b"]
     with pytest.raises(ValueError, match="state hash"):
-        other.state.restore(4, 4, one.state.hash, {b"a": Row(b"1", 1)}, {})
+        other.state.restore(4, 4, one.state.hash, Draft())
+
+
+def test_a_draft_told_its_keys_has_them_in_that_order() -> None:
+    """The store reads keys from the index, rows as they lie on the disk; the two may not differ."""
+    draft = Draft([b"a", b"b"])
+    draft.add(b"b", b"2", 2)
+    draft.add(b"a", b"1", 1)
+    State().restore(4, 4, draft.hash, draft)
+    assert list(draft.rows) == [b"a", b"b"]
+    for keys in ([b"a"], [b"a", b"b", b"c"]):
+        other = Draft(keys)
+        other.add(b"a", b"1", 1)
+        other.add(b"a", b"1", 1)
+        with pytest.raises(ValueError, match="keys of 2 rows"):
+            State().restore(4, 4, 0, other)
 
 
 def test_changes_are_what_the_tables_lack(machine: Machine) -> None:
@@ -218,7 +239,7 @@ def test_a_view_shows_one_index_while_writes_go_on(machine: Machine) -> None:
         machine("put", key, b"old")
     view = machine.state.open_view()
     items = view.items()
-    assert next(items) == [b"a", b"old", 4]
+    assert next(items) == (b"a", b"old", 4)
     machine("put", b"a", b"new")
     machine("del", b"b")
     machine("put", b"b", b"back again")
@@ -226,7 +247,45 @@ def test_a_view_shows_one_index_while_writes_go_on(machine: Machine) -> None:
     machine("put", b"bb", b"new")
     machine("put", b"d", b"new")
     machine("put", b"d", b"newer")
-    assert list(items) == [[b"b", b"old", 3], [b"c", b"old", 2], [b"d", b"old", 1]]
+    assert list(items) == [(b"b", b"old", 3), (b"c", b"old", 2), (b"d", b"old", 1)]
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 1_000])
+def test_a_view_shows_one_index_whatever_changes_between_its_strides(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, stride: int
+) -> None:
+    monkeypatch.setattr(state_module, "VIEW_STRIDE_KEYS", stride)
+    chance = random.Random(stride)
+    keys = [b"%02d" % number for number in range(30)]
+    for _ in range(50):
+        for key in chance.sample(keys, 15):
+            machine("put", key, b"old")
+        wanted = [(key, *machine.state.rows[key]) for key in machine.state.keys]
+        view = machine.state.open_view()
+        found: list[Any] = []
+        for item in view.items():
+            found.append(item)
+            for key in chance.sample(keys, 3):
+                if chance.random() < 0.5:
+                    machine("put", key, b"new")
+                else:
+                    machine("del", key)
+        assert found == wanted
+        assert view.size == (0, len(wanted))
+
+
+def test_a_view_keeps_only_what_it_has_not_read_out(machine: Machine) -> None:
+    for key in (b"a", b"b", b"c"):
+        machine("put", key, b"old")
+    view = machine.state.open_view()
+    items = view.items()
+    next(items)
+    next(items)
+    for key in (b"a", b"b", b"c"):
+        machine("put", key, b"new")
+    assert list(view._kept) == [b"c"]
+    assert next(items) == (b"c", b"old", 3)
+    assert not view._kept
 
 
 def test_a_view_holds_the_sessions_of_its_index(machine: Machine) -> None:
@@ -235,7 +294,7 @@ def test_a_view_holds_the_sessions_of_its_index(machine: Machine) -> None:
     before = machine.state.sessions[session].pack()
     machine("put", b"a", b"1", session=session, seq=1)
     machine("open")
-    assert list(view.items()) == [[session, before]]
+    assert list(view.items()) == [(session, before)]
 
 
 def test_a_closed_view_costs_nothing(machine: Machine) -> None:
@@ -252,4 +311,4 @@ def test_closing_an_old_view_leaves_a_newer_one(machine: Machine) -> None:
     old, new = machine.state.open_view(), machine.state.open_view()
     old.close()
     machine("put", b"a", b"2")
-    assert list(new.items()) == [[b"a", b"1", 1]]
+    assert list(new.items()) == [(b"a", b"1", 1)]

@@ -31,6 +31,7 @@ BY_CHANCE = (
     "replayed_past_the_commit",
     "sessions_outside_the_snapshot",
     "results_outside_the_snapshot",
+    "pieces_of_snapshots_mixed",
     "read_without_a_round",
     "duplicates_applied_again",
 )

@@ -18,12 +18,13 @@ from typing import Any
 import msgpack
 import pytest
 
+from food import storage
 from food.core.entries import Log, pack_members
 from food.core.local import Recovered
 from food.core.message import NO_EPOCH, START, Entry, Epoch, Kind, Member, MemberList, Position
 from food.core.ready import Save
-from food.core.snapshot import Snapshot
-from food.core.state import State
+from food.core.snapshot import Piece, Snapshot
+from food.core.state import Session, State
 from food.storage import FOLD_BYTES, ROW_MOST_ENTRIES, Store, StoreBroken, StoreCorrupt, set_aside
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -138,27 +139,83 @@ def test_large_entries_are_cut_into_rows_that_sqlite_takes(tmp_path: Path) -> No
         assert db.execute("SELECT max(length(data)) FROM log").fetchone()[0] < 5 * 1024 * 1024
 
 
+def staged(state: State, at: Position, commit: int = 0) -> tuple[list[Save], Snapshot]:
+    """Saves that put `state` aside, three rows each; and what takes it."""
+    sessions = [(number, session.pack()) for number, session in state.sessions.items()]
+    rows = [(key, *state.rows[key]) for key in state.keys]
+    pieces = [Piece(at, 0, [], []), Piece(at, 1, sessions, [])]
+    pieces += [Piece(at, number, [], rows[3 * number - 6 :][:3]) for number in range(2, len(rows) // 3 + 3)]
+    snapshot = Snapshot(at, MEMBERS, state.revision, state.hash, len(sessions), len(rows))
+    return [Save(staged=[piece], commit=commit) for piece in pieces], snapshot
+
+
 def test_a_snapshot_replaces_everything_in_one_transaction(tmp_path: Path) -> None:
     _, before = applied(5)
     donor, _ = applied(9)
+    donor.sessions[3] = Session(1, 3)
     at = Position(TWO, 9)
-    sessions = {3: b"\x93\x01\x03\x90"}
-    snapshot = Snapshot(at, MEMBERS, donor.revision, donor.hash, dict(donor.rows), sessions)
+    pieces, snapshot = staged(donor, at, 5)
     suffix = commands(10, 2, TWO)
-    found = saved(tmp_path, before, Save(snapshot=snapshot, entries=suffix, promise=TWO, commit=9))
+    found = saved(tmp_path, before, *pieces)
+    assert (found.log.base.index, found.commit, found.state.sessions) == (0, 5, {})
+    assert found.state.rows == applied(5)[0].rows  # what was put aside counts for nothing
+    found = saved(tmp_path, *pieces, Save(snapshot=snapshot, entries=suffix, promise=TWO, commit=9))
     assert found.log.base == at and entries(found.log) == suffix and found.log.members == MEMBERS
     assert found.state.rows == donor.rows and found.state.applied == found.commit == 9
     assert list(found.state.sessions) == [3]
+
+
+def test_what_was_put_aside_of_another_snapshot_is_void(tmp_path: Path) -> None:
+    other, _ = applied(7)
+    donor, _ = applied(9)
+    pieces, snapshot = staged(donor, Position(TWO, 9))
+    with closing(Store(tmp_path, "n1")) as store:
+        for save in [*staged(other, Position(TWO, 7))[0][:3], *pieces]:
+            store.save(save)
+        store.save(Save(snapshot=snapshot, promise=TWO, commit=9))
+    assert reopen(tmp_path).state.rows == donor.rows
+
+
+def test_a_snapshot_that_is_not_whole_is_not_taken(tmp_path: Path) -> None:
+    donor, _ = applied(9)
+    pieces, snapshot = staged(donor, Position(TWO, 9))
+    with closing(Store(tmp_path, "n1")) as store:
+        for save in pieces[:-1]:
+            store.save(save)
+        with pytest.raises(AssertionError, match="put aside"):
+            store.save(Save(snapshot=snapshot, promise=TWO, commit=9))
+
+
+def test_former_rows_are_deleted_little_by_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that a former life left, and what was put aside and never taken."""
+    monkeypatch.setattr(storage, "TIDY_ROWS", 2)
+    monkeypatch.setattr(storage, "TIDY_BYTES", 1)
+    donor, before = applied(9)
+    pieces, snapshot = staged(donor, Position(TWO, 9))
+    with closing(Store(tmp_path, "n1")) as store:
+        for save in [before, *pieces, Save(snapshot=snapshot, promise=TWO, commit=9), *staged(donor, START, 9)[0][:-1]]:
+            store.save(save)
+    assert discarded(tmp_path)
+    with closing(Store(tmp_path, "n1")) as store:
+        for starts in range(40):
+            store.save(Save(remembers={"b": (starts, "x")}, commit=9))
+    assert not discarded(tmp_path)
+    assert reopen(tmp_path).state.rows == donor.rows
+
+
+def discarded(directory: Path) -> list[str]:
+    with closing(sqlite3.connect(directory / "food.db")) as db:
+        names = db.execute("SELECT name FROM sqlite_master WHERE name LIKE 'discarded%' OR name LIKE 'staged%'")
+        return [name for (name,) in names]
 
 
 def test_a_long_save_gives_signs_of_life(tmp_path: Path) -> None:
     state = State()
     for index in range(1, 10_001):
         state.apply(index, put(b"%d" % index, b""))
-    snapshot = Snapshot(Position(ONE, 10_000), MEMBERS, state.revision, state.hash, state.rows, {})
     signs: list[int] = []
     with closing(Store(tmp_path, "n1", lambda: signs.append(1))) as store:
-        store.save(Save(snapshot=snapshot, promise=ONE, commit=10_000))
+        store.save(Save(changes=state.take_changes(), promise=ONE, commit=10_000))
     assert len(signs) >= 5
 
 

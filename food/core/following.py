@@ -46,12 +46,14 @@ class Fetcher:
         try:
             if chunk.number == 0:  # also when the source lost its place and began anew
                 self._assembly = Assembly(self.source.store, chunk.at, chunk.data)
+                local.stage(self._assembly.begin())
                 local.event(f"catch-up: receiving a snapshot at {chunk.at.index} from {self.source.node}")
             elif self._assembly and (self._assembly.at, self._assembly.next) == (chunk.at, chunk.number):
-                if snapshot := self._assembly.add(chunk):
-                    local.install(snapshot)
+                local.stage(self._assembly.add(chunk))
+                if chunk.final:
+                    local.install(self._assembly.snapshot, self._assembly.finish())
                     self.got_range(now_ms)
-                    local.event(f"catch-up: installed a snapshot at {chunk.at.index} with {len(snapshot.rows)} keys")
+                    local.event(f"catch-up: installed a snapshot at {chunk.at.index} with {len(local.state.rows)} keys")
                     return chunk.at
             else:
                 return None  # a piece of another snapshot, or one that came twice

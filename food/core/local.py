@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from .entries import Log
-from .message import NO_EPOCH, Entry, Epoch, Kind, Member, Message, Position
+from .message import NO_EPOCH, START, Entry, Epoch, Kind, Member, Message, Position
 from .ready import Ready, Save
-from .snapshot import Snapshot
+from .snapshot import Piece, Snapshot
 from .state import Result, State
 
 FLUSH_ENTRIES = 2_000  # state tables trail the log by at most about this much: what a start replays
@@ -49,6 +49,7 @@ class Local:
         # After a restart the state is replayed up to the saved commit index, never past it.
         self.commit = self.state.applied
         self._save = Save()
+        self._staged: tuple[Position, int] | None = None  # which snapshot, up to which piece
         self._flushed_ms = 0
         self._flushed_index = self.state.applied
         # Durable before anybody hears of this life: whoever remembers one that is not noted here remembers another
@@ -127,17 +128,23 @@ class Local:
         assert self.state.applied == self.commit
         return results
 
-    def install(self, snapshot: Snapshot) -> None:
-        """Replaces the state by a snapshot above the commit index, in one transaction. Raises ValueError when
-        the snapshot's own hash does not fit, and has changed nothing then."""
+    def stage(self, piece: Piece) -> None:
+        """Puts a piece of a snapshot aside. The first voids those of any other, so that two never mix."""
+        if piece.number == 0:
+            self._save.staged.clear()
+        else:
+            assert self._staged == (piece.at, piece.number - 1), f"piece {piece.number} put aside behind {self._staged}"
+        self._save.staged.append(piece)
+        self._staged = piece.at, piece.number
+
+    def install(self, snapshot: Snapshot, state: State) -> None:
+        """Replaces the state by the one put aside, which is above the commit index, in one transaction."""
         at = snapshot.at
         assert at.index > self.commit, f"snapshot at {at.index} is not above commit {self.commit}"
-        fresh = State()
-        # A copy: entries applied later in this turn must not show in what is saved as the state at `at`.
-        fresh.restore(at.index, snapshot.revision, snapshot.hash, dict(snapshot.rows), snapshot.sessions)
+        assert self._staged and self._staged[0] == at == Position(at.epoch, state.applied), "what was put aside is this"
         suffix = self.log.reset(at, snapshot.members)
         self._save.install(snapshot, list(suffix))
-        self.state, self.commit, self._flushed_index = fresh, at.index, at.index
+        self.state, self.commit, self._flushed_index, self._staged = state, at.index, at.index, None
 
     def remember(self, store: str, starts: int, life: str) -> None:
         """A store's start count, so that an older copy of it is recognised. Late words of a former life do not
@@ -163,6 +170,9 @@ class Local:
     def take_ready(self, now_ms: int) -> Ready:
         """Everything wanted since the last call."""
         self._flush(now_ms)
+        if self._staged and self._staged[0].index <= self.commit:
+            self.stage(Piece(START, 0, [], []))  # overtaken by entries: nobody will want it
+            self._staged = None
         ready, self.ready = self.ready, Ready()
         if self._save.needed:
             ready.save, self._save = self._save, Save()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .message import Entry, Epoch, MemberList, Message, Position
-from .snapshot import Snapshot
+from .snapshot import Piece, Snapshot
 from .state import Changes, Result
 
 
@@ -16,7 +16,8 @@ from .state import Changes, Result
 class Save:
     """One transaction, carried out in the order of the fields; all of it or the process dies."""
 
-    snapshot: Snapshot | None = None  # replaces the state tables and the whole log
+    staged: list[Piece] = field(default_factory=list)  # put aside; counts for nothing until a snapshot takes it
+    snapshot: Snapshot | None = None  # what was put aside becomes the state; the log is emptied
     truncate_from: int | None = None  # drop saved entries from this index on
     entries: list[Entry] = field(default_factory=list)
     promise: Epoch | None = None
@@ -31,6 +32,7 @@ class Save:
             self.entries
             or self.promise
             or self.changes
+            or self.staged
             or self.snapshot
             or self.remembers
             or self.truncate_from is not None

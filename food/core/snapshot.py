@@ -6,27 +6,36 @@ the order of View.items. A snapshot is named by the position it ends at and its 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgpack
 
 from .entries import pack_members, unpack_members
 from .message import Chunk, Epoch, MemberList, Position
-from .state import Row, View
+from .state import Draft, State, View
 
 CHUNK_MOST_BYTES = 256 * 1024
+ITEM_BYTES = 16  # about what an item's frame and numbers take
 
 
 class Snapshot(NamedTuple):
-    """A whole state, ready to be installed in one transaction."""
+    """What a whole state is beside its items, and how many of those: the pieces before it made them up."""
 
     at: Position
     members: MemberList
     revision: int
     hash: int
-    rows: dict[bytes, Row]
-    sessions: dict[int, bytes]
+    sessions: int
+    keys: int
+
+
+class Piece(NamedTuple):
+    """Items of the snapshot that ends at `at`, put aside until it is whole. Number 0 has none and voids all others."""
+
+    at: Position
+    number: int
+    sessions: list[tuple[int, bytes]]
+    rows: list[tuple[bytes, bytes, int]]
 
 
 class Source:
@@ -34,7 +43,8 @@ class Source:
 
     def __init__(self, at: Position, members: MemberList, view: View):
         self.at = at
-        self._items: Iterator[list[Any]] = view.items()
+        self._items = view.items()
+        self._packer = msgpack.Packer(autoreset=False)
         self._view = view
         header = [pack_members(members), view.revision, view.hash, *view.size]
         self._number, self._data, self._final = 0, msgpack.packb(header), False
@@ -48,15 +58,19 @@ class Source:
         return Chunk(epoch, self.at, number, self._final, self._data)
 
     def _next(self) -> tuple[bytes, bool]:
-        items: list[bytes] = []
-        size = 0
+        """At least one item, unless none is left: a piece is final when nothing follows, so the last may be empty."""
+        size, final = 0, True
         for item in self._items:
-            items.append(msgpack.packb(item))
-            size += len(items[-1])
+            self._packer.pack(item)
+            size += ITEM_BYTES + sum(len(field) for field in item if type(field) is bytes)
             if size >= CHUNK_MOST_BYTES:
-                return b"".join(items), False
-        self.close()
-        return b"".join(items), True
+                final = False
+                break
+        if final:
+            self.close()
+        data = self._packer.bytes()
+        self._packer.reset()
+        return data, final
 
     @property
     def ended(self) -> bool:
@@ -69,32 +83,58 @@ class Source:
 
 
 class Assembly:
-    """A snapshot being received from `donor`. `add` raises ValueError when a piece is not what it should be."""
+    """A snapshot being received from `donor`, to be put aside a piece at a time and to become a state at the end.
+
+    Raises ValueError or TypeError when a piece is not what it should be.
+    """
 
     def __init__(self, donor: str, at: Position, header: bytes):
         self.donor, self.at = donor, at
         self.next = 1
-        packed, self._revision, self._hash, *self._size = msgpack.unpackb(header)
-        self._members = unpack_members(packed)
-        self._rows: dict[bytes, Row] = {}
-        self._sessions: dict[int, bytes] = {}
+        match msgpack.unpackb(header):
+            case [bytes(members), int(revision), int(state_hash), int(sessions), int(keys)]:
+                self.snapshot = Snapshot(at, unpack_members(members), revision, state_hash, sessions, keys)
+            case other:
+                raise ValueError(f"not a header of a snapshot: {other!r:.100}")
+        self._draft = Draft()
+        self._last = b""
 
-    def add(self, chunk: Chunk) -> Snapshot | None:
-        """Takes the next piece; returns the snapshot with the final one."""
+    @property
+    def received_keys(self) -> int:
+        return self._draft.added
+
+    def begin(self) -> Piece:
+        """What voids all that was put aside before."""
+        return Piece(self.at, 0, [], [])
+
+    def add(self, chunk: Chunk) -> Piece:
+        """Takes the next piece; returns what is to be put aside."""
         assert chunk.number == self.next and chunk.at == self.at, "pieces of different snapshots never mix"
         self.next += 1
+        piece = Piece(self.at, chunk.number, [], [])
         unpacker = msgpack.Unpacker(max_buffer_size=len(chunk.data) + 1)
         unpacker.feed(chunk.data)
         for item in unpacker:
             match item:
-                case [int(number), bytes(packed)]:
-                    self._sessions[number] = packed
-                case [bytes(key), bytes(value), int(revision)]:
-                    self._rows[key] = Row(value, revision)
+                case [bytes(key), bytes(value), int(revision)] if key > self._last:
+                    self._last = key
+                    self._draft.add(key, value, revision)
+                    piece.rows.append((key, value, revision))
+                case [int(number), bytes(packed)] if number not in self._draft.sessions:
+                    self._draft.sessions[number] = packed
+                    piece.sessions.append((number, packed))
                 case other:
-                    raise ValueError(f"not an item of a snapshot: {other!r:.100}")
-        if not chunk.final:
-            return None
-        if [len(self._sessions), len(self._rows)] != self._size:
-            raise ValueError(f"{len(self._sessions)} sessions and {len(self._rows)} keys, announced: {self._size}")
-        return Snapshot(self.at, self._members, self._revision, self._hash, self._rows, self._sessions)
+                    raise ValueError(f"not the next item of a snapshot: {other!r:.100}")
+        return piece
+
+    def finish(self) -> State:
+        """The state, once the final piece was added."""
+        draft, snapshot = self._draft, self.snapshot
+        if (len(draft.sessions), draft.added) != (snapshot.sessions, snapshot.keys):
+            raise ValueError(
+                f"{len(draft.sessions)} sessions and {draft.added} keys,"
+                f" announced: {snapshot.sessions} and {snapshot.keys}"
+            )
+        state = State()
+        state.restore(self.at.index, snapshot.revision, snapshot.hash, draft)
+        return state

@@ -9,9 +9,10 @@ A command is msgpack [session, seq, done, op, args…] (README, "Clients").
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import islice
 from typing import Any, NamedTuple
 
 import msgpack
@@ -74,25 +75,44 @@ class Changes(NamedTuple):
     sessions: dict[int, bytes | None]
 
 
-class View:
-    """The state as it was at one index, read out piece by piece while writes go on.
+class Draft:
+    """A state being put together, a few rows at a time, best in the order of keys: no step takes long.
 
-    Copy on write: a row about to change is put aside in `_kept` first, so that a view costs one list of keys
-    and the rows that change while it is open.
+    `keys`, in order, may be told beforehand by who will add the rows in another order.
+    """
+
+    def __init__(self, keys: Iterable[bytes] = ()) -> None:
+        self.rows: dict[bytes, Row] = dict.fromkeys(keys, _AWAITED)
+        self.sessions: dict[int, bytes] = {}
+        self.added = 0
+        self.hash = 0
+
+    def add(self, key: bytes, value: bytes, revision: int) -> None:
+        row = self.rows[key] = Row(value, revision)
+        self.hash ^= _row_hash(key, row)
+        self.added += 1
+
+
+_AWAITED = Row(b"", 0)
+VIEW_STRIDE_KEYS = 1_000
+
+
+class View:
+    """The state as it was at one index, read out in the order of keys while writes go on.
+
+    Copy on write: a row that changes before it was read out is put aside first. So a view costs the rows that change
+    ahead of it, and opening it costs the sessions; keys are listed a stride at a time.
     """
 
     def __init__(self, state: State):
         self.revision, self.hash = state.revision, state.hash
+        self.size = len(state.sessions), len(state.rows)  # how many sessions and keys `items` gives
         self._state = state
         self._sessions = {number: session.pack() for number, session in state.sessions.items()}
-        self._keys = list(state.keys)  # sorted: at one index every node reads out the same pieces
-        self._rows = state.rows
-        self._kept: dict[bytes, Row | None] = {}
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """How many sessions and keys `items` gives."""
-        return len(self._sessions), len(self._keys)
+        self._keys, self._rows = state.keys, state.rows
+        self._read = b""  # keys up to this one were read out; no key is empty
+        self._kept: dict[bytes, Row | None] = {}  # None: was not there
+        self._were = SortedList()  # keys in `_kept` that were there: they may have left `_keys`
 
     def close(self) -> None:
         """Nobody reads on: no row needs to be put aside any more."""
@@ -100,16 +120,28 @@ class View:
             self._state.view = None
 
     def keep(self, key: bytes) -> None:
-        self._kept.setdefault(key, self._rows.get(key))
+        """`key` is about to change."""
+        if key > self._read and key not in self._kept:
+            row = self._kept[key] = self._rows.get(key)
+            if row:
+                self._were.add(key)
 
-    def items(self) -> Iterator[list[Any]]:
-        """[id, packed] of each session, then [key, value, revision] of each key."""
-        for number, packed in self._sessions.items():
-            yield [number, packed]
-        for key in self._keys:
-            row = self._kept[key] if key in self._kept else self._rows[key]
-            assert row is not None, "a view lists only keys that were there"
-            yield [key, row.value, row.revision]
+    def items(self) -> Iterator[tuple[int, bytes] | tuple[bytes, bytes, int]]:
+        """(id, packed) of each session, then (key, value, revision) of each key."""
+        yield from self._sessions.items()
+        while stride := self._stride():
+            for key in stride:
+                self._read = key
+                row = self._kept.pop(key) if key in self._kept else self._rows[key]
+                if row:
+                    yield key, row.value, row.revision
+
+    def _stride(self) -> list[bytes]:
+        """The next keys that are there or were."""
+        ahead = (False, True)
+        keys = list(islice(self._keys.irange(self._read, inclusive=ahead), VIEW_STRIDE_KEYS))
+        to = keys[-1] if len(keys) == VIEW_STRIDE_KEYS else None
+        return sorted({*keys, *self._were.irange(self._read, to, inclusive=ahead)})
 
 
 # op: (types of its arguments), beside the three numbers in front.
@@ -281,18 +313,15 @@ class State:
         self.view = View(self)
         return self.view
 
-    def restore(
-        self, applied: int, revision: int, state_hash: int, rows: dict[bytes, Row], sessions: dict[int, bytes]
-    ) -> None:
-        """Replaces everything. Raises ValueError when the hash does not fit the rows."""
-        computed = 0
-        for key, row in rows.items():
-            computed ^= _row_hash(key, row)
-        if computed != state_hash:
-            raise ValueError(f"state hash {computed:016x} of {len(rows)} rows, expected {state_hash:016x}")
+    def restore(self, applied: int, revision: int, state_hash: int, draft: Draft) -> None:
+        """Replaces everything; the draft is used up. Raises ValueError when the hash does not fit the rows."""
+        if draft.hash != state_hash:
+            raise ValueError(f"state hash {draft.hash:016x} of {draft.added} rows, expected {state_hash:016x}")
+        if draft.added != len(draft.rows):
+            raise ValueError(f"{len(draft.rows)} keys of {draft.added} rows")
         self.applied, self.revision, self.hash = applied, revision, state_hash
-        self.rows, self.keys, self.view = rows, SortedList(rows), None
-        unpacked = ((number, Session.unpack(data)) for number, data in sessions.items())
+        self.rows, self.keys, self.view = draft.rows, SortedList(draft.rows), None  # quick, the rows are in order
+        unpacked = ((number, Session.unpack(data)) for number, data in draft.sessions.items())
         self.sessions = dict(sorted(unpacked, key=lambda item: (item[1].used, item[0])))
         self._changed_rows.clear()
         self._changed_sessions.clear()

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 from unittest.mock import patch
 
-from food.core import quorum, snapshot
+from food.core import quorum
 from food.core.following import Following
 from food.core.leading import Leading, Read
 from food.core.local import Local, Recovered
@@ -18,6 +18,7 @@ from food.core.message import Entry, Epoch, Kind, Member, MemberList, Message, P
 from food.core.promotion import Promotion
 from food.core.ready import Ready
 from food.core.replica import Replica, StoreUnusable
+from food.core.snapshot import Piece
 from food.core.state import Session, State, decode
 from food.driver import Shell
 
@@ -188,9 +189,17 @@ def replayed_past_the_commit(original: Any, self: Local, recovered: Recovered, l
     original(self, recovered._replace(commit=recovered.log.last.index), life, nodes)
 
 
-@defect(snapshot, "Snapshot")
-def sessions_outside_the_snapshot(original: Any, *args: Any) -> Any:
-    return original(*args[:-1], {})
+@defect(Local, "stage")
+def sessions_outside_the_snapshot(original: Any, self: Local, piece: Piece) -> None:
+    original(self, piece._replace(sessions=[]))
+
+
+@defect(Local, "stage")
+def pieces_of_snapshots_mixed(original: Any, self: Local, piece: Piece) -> None:
+    if piece.number == 0 and self._staged:
+        self._staged = (piece.at, 0)  # what was put aside of another snapshot stays
+    else:
+        original(self, piece)
 
 
 @defect(State, "restore")

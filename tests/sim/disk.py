@@ -9,7 +9,8 @@ from food.core.entries import Log, unpack_members
 from food.core.local import Recovered
 from food.core.message import NO_EPOCH, START, Entry, Epoch, Kind, Member, MemberList, Position
 from food.core.ready import Save
-from food.core.state import Row, State
+from food.core.snapshot import Piece
+from food.core.state import Draft, Row, State
 
 
 class Disk:
@@ -25,6 +26,7 @@ class Disk:
         self.applied, self.revision, self.hash = 0, 0, 0
         self.rows: dict[bytes, Row] = {}
         self.sessions: dict[int, bytes] = {}
+        self.staged: list[Piece] = []  # of a snapshot that is not whole
 
     @property
     def members(self) -> MemberList | None:
@@ -53,13 +55,22 @@ class Disk:
         entry = self.entry(index)
         return Position(entry.epoch, index) if entry else None
 
+    def staged_after(self, save: Save) -> list[Piece]:
+        """What is put aside once this is saved."""
+        staged = self.staged
+        for piece in save.staged:
+            staged = [*staged, piece] if piece.number else [piece]
+        return staged
+
     def save(self, save: Save) -> None:
         """One transaction, in the order of the fields."""
+        self.staged = self.staged_after(save)
         if save.snapshot:
             snapshot = save.snapshot
             self.base, self.base_members, self.entries = snapshot.at, snapshot.members, []
             self.applied, self.revision, self.hash = snapshot.at.index, snapshot.revision, snapshot.hash
-            self.rows, self.sessions = dict(snapshot.rows), dict(snapshot.sessions)
+            draft = drafted(self.staged)
+            self.rows, self.sessions, self.staged = draft.rows, draft.sessions, []
             self.commit = max(self.commit, snapshot.at.index)
         if save.truncate_from is not None:
             assert save.truncate_from > self.base.index
@@ -101,9 +112,20 @@ class Disk:
     def recover(self) -> Recovered:
         """What the next process starts from; the start is counted, durably."""
         self.starts += 1
-        state = State()
-        rows = {key: self.rows[key] for key in sorted(self.rows)}
-        sessions = {number: self.sessions[number] for number in sorted(self.sessions)}
-        state.restore(self.applied, self.revision, self.hash, rows, sessions)
+        self.staged = []
+        state, draft = State(), Draft(sorted(self.rows))
+        for key, row in self.rows.items():
+            draft.add(key, *row)
+        draft.sessions = {number: self.sessions[number] for number in sorted(self.sessions)}
+        state.restore(self.applied, self.revision, self.hash, draft)
         log = Log(self.base, self.base_members, self.entries)
         return Recovered(self.member, self.starts, self.promise, log, self.commit, state, dict(self.remembers))
+
+
+def drafted(pieces: list[Piece]) -> Draft:
+    draft = Draft()
+    for piece in pieces:
+        draft.sessions.update(piece.sessions)
+        for row in piece.rows:
+            draft.add(*row)
+    return draft

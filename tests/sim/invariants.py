@@ -26,6 +26,7 @@ from food.core.message import (
 from food.core.ready import Save
 from food.core.state import Result, State
 
+from .disk import drafted
 from .model import ABSENT, Model, Version, fingerprint
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ class Invariants:
         if save.snapshot:
             before = save.snapshot.at
             must(before.index > disk.commit, "a snapshot is installed only above the commit index")
-            self._snapshot(save)
+            self._snapshot(node, save)
         elif save.truncate_from is not None:
             before = disk.position(min(save.truncate_from - 1, disk.last.index))
         for entry in save.entries:
@@ -212,14 +213,17 @@ class Invariants:
         for index in range(cut, min(len(self.ledger), node.disk.last.index) + 1):
             must(node.disk.entry(index) != self.ledger[index - 1], "an entry that was committed is never cut")
 
-    def _snapshot(self, save: Save) -> None:
+    def _snapshot(self, node: Node, save: Save) -> None:
         snapshot = save.snapshot
         assert snapshot is not None
         at = snapshot.at
         must(at.index <= len(self.ledger), "a snapshot holds only what is committed")
         must(self.ledger[at.index - 1].epoch == at.epoch, "a snapshot's position is a committed entry's")
+        staged = node.disk.staged_after(save)
+        named = [(piece.at, piece.number) for piece in staged]
+        must(named == [(at, number) for number in range(len(staged))], "pieces of two snapshots never mix")
         state = State()
-        state.restore(at.index, snapshot.revision, snapshot.hash, dict(snapshot.rows), snapshot.sessions)
+        state.restore(at.index, snapshot.revision, snapshot.hash, drafted(staged))
         must(print_of(state) == self.model.prints[at.index], "a snapshot is the fold of the log up to its position")
         must(snapshot.members == self._list_at(at), "a snapshot carries its member list")
 
