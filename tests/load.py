@@ -129,8 +129,8 @@ def merge(histories: Iterable[History]) -> History:
     return merged
 
 
-def write_gap_ms(history: History, event_time: float, before_s: float = 1, after_s: float = 30) -> float:
-    """The longest time between two acknowledgements to one writer, around the event.
+def write_gap(history: History, event_time: float, before_s: float = 1, after_s: float = 30) -> tuple[float, float]:
+    """From when to when the longest time between two acknowledgements to one writer lasted, around the event.
 
     What began before the window counts from its beginning; what goes on at its end counts until it was over, or as
     far as the history goes.
@@ -142,17 +142,24 @@ def write_gap_ms(history: History, event_time: float, before_s: float = 1, after
             acks[write.writer].append(write.end)
         elif write.start < end:
             acks[write.writer] += []  # one that never got an acknowledgement has a gap, too
-    worst = 0.0
+    gaps = [(begin, begin)]
     for times in acks.values():
         last = begin
         for ack in sorted(times):
             if last >= end:
                 break
             if ack > last:
-                worst, last = max(worst, ack - last), ack
+                gaps.append((last, ack))
+                last = ack
         if last < end:
-            worst = max(worst, min(end, history.end) - last)
-    return worst * 1000
+            gaps.append((last, max(last, min(end, history.end))))
+    return max(gaps, key=lambda gap: gap[1] - gap[0])
+
+
+def write_gap_ms(history: History, event_time: float, before_s: float = 1, after_s: float = 30) -> float:
+    """How long `write_gap` was."""
+    began, over = write_gap(history, event_time, before_s, after_s)
+    return (over - began) * 1000
 
 
 # --- The checker ---

@@ -141,3 +141,18 @@ def test_food_is_measured(tmp_path: Path) -> None:
     assert [(row.kind, row.clients) for row in rows] == [("writes", 1), ("writes", 8), ("reads", 1), ("reads", 8)]
     assert all(row.per_second > 0 and row.errors == 0 for row in rows)
     assert list(tmp_path.iterdir()) == []  # nothing stays behind
+
+
+def test_the_picture_shows_what_the_table_says() -> None:
+    rows = [row(0, "food", 9000), row(0, "etcd", 6000), row(0, "redis", 45000)]
+    report = {
+        "date": "2026-11-25T13:00:00+00:00",
+        "machine": {"processors": 2, "memory_gib": 23.5, "fsync_ms": 0.16},
+        "plan": {"rounds": 1, "kinds": ["writes"]},
+        "versions": {"food": "", "etcd": "", "redis": ""},
+        "unlike": {"redis": "not linearizable"},
+        "summary": throughput.summary(rows),
+    }
+    svg = throughput.picture(report)
+    for text in ("9k", "6k", "45k", "1.50 × etcd", "0.20 × Redis", "Redis: not linearizable.", "2 processors"):
+        assert text in svg, text

@@ -9,16 +9,17 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from testbed import floors, packages
+from testbed import floors, packages, plot
 from testbed.clone import CLIENT_PORT, CLONE, RESOURCE, Operator
 from testbed.cluster import Lab
 from testbed.errors import LabError
@@ -29,7 +30,15 @@ import load
 BEFORE_S = 3.0
 AFTER_S = 31.0  # the write gap is looked for up to 30 s after the event
 WRITERS, READERS, RATE = 4, 2, 100
-EVENTS = ("move", "kill", "stop", "links_cut", "power_off", "all_off")
+EXPLAINED = {
+    "move": "pcs resource move",
+    "kill": "kill -9 of the primary",
+    "stop": "SIGSTOP of the primary",
+    "links_cut": "its links cut",
+    "power_off": "its node loses power",
+    "all_off": "every node loses power",
+}
+EVENTS = tuple(EXPLAINED)
 # Which of Pacemaker's own floors an event is compared with (testbed/floors.py).
 FLOOR_OF = {"move": "move", "power_off": "power_off", "all_off": "all_off"}
 
@@ -213,6 +222,30 @@ class Demo(Operator):
         later = [at - event.wall for at in times if at >= event.wall]
         return round(min(later) * 1000) if later else None
 
+    def picture(self) -> str:
+        """Acknowledged writes over time as SVG, with the events and their write gaps. After `verdict`."""
+        history, _ = load.read_history(self.history)
+        marks = [
+            plot.Mark(
+                event.name,
+                event.at,
+                load.write_gap(history, event.at),
+                EXPLAINED[event.name] + (f": {event.from_node} → {event.to_node}" if event.to_node else ""),
+            )
+            for event in self.events
+        ]
+        return plot.timeline(
+            "Acknowledged writes while things break",
+            f"food on three Pacemaker nodes, {WRITERS} clients of {RATE} writes a second each; "
+            f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} processors",
+            [write.end for write in history.writes if write.outcome == "ack"],
+            marks,
+            [
+                "Red: the event, and the longest time that one client waited between two acknowledgements. "
+                f"Below: rates in steps of {plot.CLOSE_STEP_S * 1000:.0f} ms, seconds from the event."
+            ],
+        )
+
 
 def table(report: dict[str, Any]) -> str:
     """The verdict for people."""
@@ -255,8 +288,9 @@ def run(
     events: Sequence[str] = EVENTS,
     with_floors: bool = False,
     keep: bool = False,
+    picture: Path | None = None,
 ) -> dict[str, Any]:
-    """The whole demonstration; returns the report. With `keep`, the cluster stays up."""
+    """The whole demonstration; returns the report. With `keep`, the cluster stays up; a `picture` is an SVG file."""
     lab = Lab(name, 3, install=True, background=keep)
     with contextlib.ExitStack() as stack:
         if keep:
@@ -273,6 +307,8 @@ def run(
             demo.say("stopping the load, reading everything back")
         report = demo.verdict(measured)
         print(table(report), flush=True)
+        if picture:
+            picture.write_text(demo.picture())
         if keep:
             here = Path(sys.argv[0]).with_name("lab")
             print(f"\nThe cluster is still up. Enter a node:  {here} --name {name} exec n1 -- bash")

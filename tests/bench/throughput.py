@@ -32,9 +32,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "deploy")]
 
 from bench.systems import PACKAGES, SYSTEMS, BenchError, System
-from testbed import LabError, packages
+from testbed import LabError, packages, plot
 
-KINDS = ("writes", "reads")
+HEADINGS = {"writes": "Writes", "reads": "Reads, linearizable but for Redis"}
+KINDS = tuple(HEADINGS)
 STAGE_EXTRA_S = 90.0  # a stage that takes so much longer than its seconds hangs
 FSYNC_PROBES = 200
 
@@ -168,6 +169,44 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def picture(report: dict[str, Any]) -> str:
+    """SVG."""
+    colours = {"food": plot.BLUE, "etcd": plot.GREY, "redis": plot.OCHRE}
+    series = {name: name.capitalize() if name == "redis" else name for name in report["versions"]}
+    panels = []
+    for kind in report["plan"]["kinds"]:
+        groups = []
+        for entry in report["summary"]:
+            if entry["kind"] == kind:
+                found = {
+                    series[name]: plot.Bar(*(value["per_second"][part] for part in ("median", "least", "most")))
+                    for name, value in entry["systems"].items()
+                }
+                notes = [f"{ratio['median']:.2f} × {series[name]}" for name, ratio in entry["ratios"].items()]
+                clients = f"{entry['clients']} client{'s' if entry['clients'] > 1 else ''}"
+                groups.append(plot.Group(clients, found, notes))
+        panels.append(plot.Panel(HEADINGS[kind], groups))
+    notes = [f"{series[name]}: {unlike}." for name, unlike in report["unlike"].items()]
+    return plot.bars(
+        "food beside etcd and Redis: requests a second",
+        subtitle(report),
+        "per second",
+        {series[name]: colours[name] for name in series},
+        panels,
+        [
+            *notes,
+            "Bars: medians, on a logarithmic scale; lines: least and most. Below: food's ratio, the median of pairs.",
+        ],
+    )
+
+
+def subtitle(report: dict[str, Any]) -> str:
+    found, plan = report["machine"], report["plan"]
+    size = f"{found['processors']} processors, {found['memory_gib']:.0f} GiB, fsync {found['fsync_ms']:.2g} ms"
+    rounds = f"{plan['rounds']} round{'s' if plan['rounds'] > 1 else ''}"
+    return f"Three servers each on loopback, 100-byte values; {size}; {rounds}, {report['date'][:10]}"
+
+
 # --- Where it was measured ---
 
 
@@ -239,6 +278,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kinds", default=",".join(KINDS), metavar="A,B", help=f"of {', '.join(KINDS)}")
     parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="on the disk to measure")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write everything as JSON")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it as SVG")
     options = parser.parse_args(argv)
     systems, kinds = tuple(options.systems.split(",")), tuple(options.kinds.split(","))
     if unknown := [name for name in (*systems, *kinds) if name not in (*SYSTEMS, *KINDS)]:
@@ -257,6 +297,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"\n{table(report)}")
     if options.report:
         options.report.write_text(json.dumps(report, indent=1) + "\n")
+    if options.plot:
+        options.plot.write_text(picture(report))
     return 0
 
 
