@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from food import __version__, locks, pacemaker, settings, watch
 from food.children import Owner, Tool, describe, environment, python_command, start_daemon
-from food.journal import JOURNAL_SOCKET, LOG_DIRECTORY, SYSLOG_SOCKET, Journal, log_file
+from food.journal import LOG_DIRECTORY, Journal, log_file, sockets
 
 EXIT_OK = 0
 EXIT_GENERIC = 1
@@ -91,6 +91,7 @@ class Guardian:
         self.resource = str(self.settings["id"])
         self.run_dir = str(self.settings["run_dir"])
         self.owner = find_owner(str(self.settings["user"]))
+        check_program(self.settings["daemon"])
         node, address = self.settings["node"], self.settings["address"]
         self.book = NodeBook(str(node) if node else None, str(address) if address else None)
         self.foreground = foreground
@@ -616,6 +617,16 @@ def find_owner(name: str) -> Owner:
     return Owner(name, entry.pw_uid, entry.pw_gid)
 
 
+def check_program(program: settings.Value) -> None:
+    if program is None:
+        return
+    name = str(program)
+    if not os.path.exists(name):
+        raise Refused(EXIT_INSTALLED, f"daemon is {name!r}: no such file; leave it unset for the installed one")
+    if not os.path.isfile(name) or not (name.endswith(".py") or os.access(name, os.X_OK)):
+        raise Refused(EXIT_INSTALLED, f"daemon is {name!r}: not a program; leave it unset for the installed one")
+
+
 def own_directory(path: str, mode: int, owner: Owner) -> None:
     """A directory of the owner's. One that has contents of somebody else's is refused rather than taken over."""
     try:
@@ -634,7 +645,7 @@ def own_directory(path: str, mode: int, owner: Owner) -> None:
 
 def prepare_log(resource: str, owner: Owner) -> None:
     """Where there is neither journal nor syslog, a file that the daemon's user may append to."""
-    if any(os.path.exists(path) for path in (JOURNAL_SOCKET, SYSLOG_SOCKET)):
+    if sockets():
         return
     with contextlib.suppress(OSError):
         os.makedirs(LOG_DIRECTORY, 0o755, exist_ok=True)
@@ -654,6 +665,7 @@ def check_installed() -> None:
 def read_config_file(path: str | None) -> dict[str, object]:
     if not path:
         return {}
+    settings.path("config", path)
     try:
         with open(path, encoding="utf-8") as file:
             return settings.read_config(file.read())

@@ -7,6 +7,7 @@ importing it must stay cheap: tomllib is only imported where a configuration fil
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from socket import AF_INET, AF_INET6, inet_pton  # reads text; opens nothing
 
 Value = str | int | bool | None
 
@@ -106,9 +107,18 @@ def identifier(name: str, raw: object) -> Value:
 
 
 def numeric_address(name: str, raw: object) -> Value:
-    if isinstance(raw, str) and is_numeric_address(raw.strip()):
-        return raw.strip()
-    raise BadSetting(f"{name} is {raw!r}: must be a numeric IPv4 or IPv6 address of this node")
+    found = parse_address(raw.strip()) if isinstance(raw, str) else b""
+    if not any(found):  # nor the one that means all of them: peers and clients are told this one
+        raise BadSetting(f"{name} is {raw!r}: must be a numeric IPv4 or IPv6 address of this node")
+    return str(raw).strip()
+
+
+def parse_address(text: str) -> bytes:
+    """The bytes of a numeric address, none where it is no such thing."""
+    try:
+        return inet_pton(AF_INET6 if ":" in text else AF_INET, text)
+    except (OSError, ValueError):
+        return b""
 
 
 def numeric_addresses(name: str, raw: object) -> Value:
@@ -124,10 +134,7 @@ def numeric_addresses(name: str, raw: object) -> Value:
 
 
 def is_numeric_address(text: str) -> bool:
-    parts = text.split(".")
-    if len(parts) == 4:
-        return all(part.isascii() and part.isdigit() and len(part) <= 3 and int(part) <= 255 for part in parts)
-    return ":" in text and len(text) <= 45 and all(c in "0123456789abcdefABCDEF:." for c in text)
+    return bool(parse_address(text))
 
 
 PARAMETERS = (
@@ -178,7 +185,7 @@ def read_arguments(argv: Sequence[str]) -> tuple[dict[str, str], set[str]]:
             continue
         if not separator:
             following = next(words, None)
-            if following is None:
+            if following is None or following.startswith("--"):
                 raise BadSetting(f"{option} needs a value")
             value = following
         values[key] = value
