@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from food import __version__, locks, pacemaker, settings, watch
 from food.children import Owner, Tool, describe, environment, python_command, start_daemon
@@ -118,8 +118,10 @@ class Guardian:
 
     def prepare(self) -> None:
         """Directories, log, guardian.lock. Raises Refused."""
-        if self.owner.uid is not None and not os.path.isdir(os.path.dirname(self.run_dir)):
-            os.makedirs(os.path.dirname(self.run_dir), 0o755, exist_ok=True)
+        if self.owner.uid is not None:
+            parent = os.path.dirname(self.run_dir)
+            with refused_as(parent):
+                os.makedirs(parent, 0o755, exist_ok=True)
         own_directory(self.run_dir, 0o750, self.owner)
         own_directory(str(self.settings["data_dir"]), 0o700, self.owner)
         prepare_log(self.resource, self.owner)
@@ -128,6 +130,8 @@ class Guardian:
             self.guardian_lock = locks.take(f"{self.run_dir}/{locks.GUARDIAN_LOCK}")
         except locks.Held as held:
             raise Refused(EXIT_GENERIC, f"food is already running: {held}") from None
+        except OSError as error:
+            raise Refused(EXIT_GENERIC, f"{error.filename} cannot be locked: {error.strerror}; remove it") from None
         locks.sign(self.guardian_lock, os.getpid())
         self.recall_attributes()
 
@@ -312,14 +316,29 @@ class Guardian:
             self.watch.exiting(f"this node, {self.book.node}, is not in Corosync's node list ({', '.join(nodes)})")
             self.kill_daemon()
             return
+        if self.unreachable(nodes):
+            self.watch.exiting(self.unreachable(nodes))
+            self.kill_daemon()
+            return
         self.watch.node, self.watch.nodes = str(self.book.node), sorted(nodes)
         if self.greeted:
             self.say("notice", f"Corosync's node list changed: {nodes}")
             self.send({"nodes": nodes})
         else:
             self.greeted = True
+            self.unlink("reason")
             self.send({"hello": {"settings": self.settings, "node": self.book.node, "nodes": nodes}})
         self.sent_nodes = nodes
+
+    def unreachable(self, nodes: dict[str, str]) -> str:
+        """Why the others cannot talk to the address that this node would listen on; nothing where they can."""
+        own = nodes[str(self.book.node)]
+        for node, address in nodes.items():
+            if settings.is_loopback(own) and not settings.is_loopback(address):
+                return (
+                    f"address is {own}, which {node} ({address}) cannot reach: set this node's own, or leave it unset"
+                )
+        return ""
 
     def send(self, message: dict[str, object]) -> None:
         if self.pipe is not None and len(self.unsent) < UNSENT_MOST:
@@ -480,6 +499,8 @@ class Guardian:
             worked = self.greeted or bool(self.book.unresolved())
             text = f"no usable node list from Corosync for node {self.book.node or 'unknown'}"
         self.watch.done(job, worked, value, text, now)
+        if self.watch.nodes_error and not self.greeted and not self.killed:
+            self.write_reason(self.watch.nodes_error)  # for a start whose time is over before the daemon's
 
     def resolve_next(self, now: float) -> None:
         names = self.book.unresolved()
@@ -629,7 +650,7 @@ def check_program(program: settings.Value) -> None:
 
 def own_directory(path: str, mode: int, owner: Owner) -> None:
     """A directory of the owner's. One that has contents of somebody else's is refused rather than taken over."""
-    try:
+    with refused_as(path):
         os.makedirs(path, mode, exist_ok=True)
         state = os.stat(path)
         if owner.uid is None or owner.gid is None:
@@ -639,8 +660,16 @@ def own_directory(path: str, mode: int, owner: Owner) -> None:
                 raise Refused(EXIT_PERMISSION, f"{path} belongs to another user: chown -R {owner.name} {path}")
             os.chown(path, owner.uid, owner.gid)
         os.chmod(path, mode)
+
+
+@contextlib.contextmanager
+def refused_as(path: str) -> Iterator[None]:
+    """Whatever keeps a directory from being made ready, with the remedy."""
+    try:
+        yield
     except OSError as error:
-        raise Refused(EXIT_PERMISSION, f"directory {path} cannot be made ready: {error.strerror}") from None
+        why = "it is no directory: move it away" if isinstance(error, FileExistsError) else error.strerror
+        raise Refused(EXIT_PERMISSION, f"directory {path} cannot be made ready: {why}") from None
 
 
 def prepare_log(resource: str, owner: Owner) -> None:

@@ -18,6 +18,7 @@ ID_LIMIT_BYTES = 64
 ADDRESSES_MOST = 16
 UNSPECIFIED = ("0.0.0.0", "::")
 LOG_LEVELS = ("debug", "info", "notice", "warning", "error")
+LOOPBACK_V6 = bytes(15) + b"\1"
 YES = ("true", "yes", "on", "1")
 NO = ("false", "no", "off", "0")
 
@@ -135,6 +136,11 @@ def numeric_addresses(name: str, raw: object) -> Value:
 
 def is_numeric_address(text: str) -> bool:
     return bool(parse_address(text))
+
+
+def is_loopback(text: str) -> bool:
+    found = parse_address(text)
+    return found == LOOPBACK_V6 or (len(found) == 4 and found[0] == 127)
 
 
 PARAMETERS = (

@@ -118,7 +118,8 @@ class Transport:
                 return
             except (zmq.ZMQError, OSError) as error:
                 if time.monotonic() >= deadline or error.errno not in (zmq.EADDRINUSE, zmq.EADDRNOTAVAIL):
-                    raise CannotListen(f"cannot listen on {address}:{port}: {error}; {_remedy(error.errno)}") from None
+                    why = f"{zmq.strerror(error.errno or 0)}; {_remedy(error.errno)}"  # pyzmq's own text has more
+                    raise CannotListen(f"cannot listen on {address}:{port}: {why}") from None
                 time.sleep(0.05)
 
     def _bind_ipc(self, socket: zmq.Socket[bytes], path: Path, mode: int) -> None:

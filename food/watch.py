@@ -112,6 +112,7 @@ class Watch:
         self._moved = False
         # nodes
         self.nodes: list[str] = []
+        self.nodes_error = ""  # why there is no list yet
         self.node = ""
         self._nodes_at = 0.0
         self._nodes_tries = Retry("reading Corosync's node list")
@@ -228,7 +229,8 @@ class Watch:
             return f"the daemon did not end within {STOP_GRACE_S:.0f} s of being asked" if late else None
         if self._last_beat is None:
             late = now - self._spawned >= START_LIMIT_S
-            return f"the daemon did not come up within {START_LIMIT_S:.0f} s" if late else None
+            waits = self.nodes_error and f": {self.nodes_error}"
+            return f"the daemon did not come up within {START_LIMIT_S:.0f} s{waits}" if late else None
         if now - self._last_beat >= self.watchdog_ms / 1000:
             return f"the daemon's loop stood still for {(now - self._last_beat) * 1000:.0f} ms"
         return None
@@ -416,9 +418,10 @@ class Watch:
 
     def _nodes_read(self, job: Job, worked: bool, value: object, text: str, now: float) -> None:
         if worked:
-            self._nodes_at = now + NODES_READ_S
+            self._nodes_at, self.nodes_error = now + NODES_READ_S, ""
             self._say_if("notice", self._nodes_tries.worked())
         else:
+            self.nodes_error = text
             self._say_if("warning", self._nodes_tries.failed(now, text))
 
     # Time

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pytest
-from real_node import PORT, RealNode
+from real_node import ADDRESS, NODES, PORT, RealNode
 
 OK, GENERIC, ARGUMENTS, UNIMPLEMENTED, PERMISSION, INSTALLED, NOT_RUNNING, PROMOTED = 0, 1, 2, 3, 4, 5, 7, 8
 START_MS = "OCF_RESKEY_CRM_meta_timeout"
@@ -46,7 +51,7 @@ def refused(node: RealNode, action: str, code: int, words: str, **environment: s
 def left_nothing(node: RealNode) -> None:
     assert node.processes() == []
     assert node("monitor") == NOT_RUNNING
-    assert not (node.run_dir / "control.sock").exists()
+    assert not (node.run_dir / "client.sock").exists()
 
 
 # --- Each parameter wrong in turn ---
@@ -94,7 +99,7 @@ PARAMETERS = (
     Wrong("config", "{config}", "the configuration file sets 'id': may set only", file='id = "food"\n'),
     Wrong("config", "{config}", "watchdog_ms is 1.5: must be a whole number", file="watchdog_ms = 1.5\n"),
     Wrong("config", "{config}", "data_dir is ['/a']: must be an absolute path", file='data_dir = ["/a"]\n'),
-    Wrong("args", "--log-level 'debug", "args is \"--log-level 'debug\": No closing quotation"),
+    Wrong("args", "--log-level 'debug", 'args is "--log-level \'debug": No closing quotation'),
     Wrong("args", "--nonsense", "--nonsense is not an option; --help lists them"),
     Wrong("args", "nonsense", "'nonsense' is not an option; --help lists them"),
     Wrong("args", "--log-level", "--log-level needs a value"),
@@ -131,3 +136,303 @@ def test_what_outlived_the_table_of_parameters_stops_under_the_worst_of_them(liv
     broken = {f"OCF_RESKEY_{wrong.parameter}": wrong.value for wrong in PARAMETERS}
     assert living("stop", **broken) == OK
     left_nothing(living)
+
+
+# --- What Pacemaker says, said wrongly ---
+
+
+class Call(NamedTuple):
+    fault: str
+    argv: tuple[str, ...]
+    code: int
+    words: str
+    environment: Mapping[str, str | None] = MappingProxyType({})  # None: not set at all
+
+
+NAME = "OCF_RESOURCE_INSTANCE"
+NO_NAME = "must be the resource's name"
+CALLS = (
+    Call("no name, start", ("start",), ARGUMENTS, f"{NAME} is '': {NO_NAME}", {NAME: None}),
+    Call("no name, stop", ("stop",), ARGUMENTS, f"{NAME} is '': {NO_NAME}", {NAME: None}),
+    Call("no name, meta-data", ("meta-data",), OK, "", {NAME: None}),
+    Call("a slash in the name", ("monitor",), ARGUMENTS, f"{NAME} is '../food': {NO_NAME}", {NAME: "../food"}),
+    Call("a name that begins with a dot", ("start",), ARGUMENTS, f"{NAME} is '..': {NO_NAME}", {NAME: ".."}),
+    Call("nothing but an instance number", ("start",), ARGUMENTS, f"{NAME} is ':0': {NO_NAME}", {NAME: ":0"}),
+    Call(
+        "a name that begins with a hyphen",
+        ("start",),
+        ARGUMENTS,
+        "id is '-rf': must be a resource's",
+        {NAME: "-rf"},
+    ),
+    Call("a newline in the name", ("start",), ARGUMENTS, "id is 'fo\\nod': must be a", {NAME: "fo\nod"}),
+    Call("a name of 65 bytes, start", ("start",), ARGUMENTS, "must be at most 64 bytes; use a", {NAME: "x" * 65}),
+    Call("a name of 65 bytes, stop", ("stop",), OK, "", {NAME: "x" * 65}),
+    Call(
+        "a name of 300 bytes, start",
+        ("start",),
+        ARGUMENTS,
+        "must be at most 64 bytes; use a",
+        {NAME: "x" * 300},
+    ),
+    Call("a name of 300 bytes, probe", ("monitor",), NOT_RUNNING, "", {NAME: "x" * 300}),
+    Call("a name of 300 bytes, stop", ("stop",), OK, "", {NAME: "x" * 300}),
+    Call("a name of 300 bytes, reload", ("reload-agent",), OK, "must be at most 64 bytes", {NAME: "x" * 300}),
+    Call("unknown action", ("frobnicate",), UNIMPLEMENTED, "unknown action 'frobnicate': one of start, stop, monitor"),
+    Call("no action", (), UNIMPLEMENTED, "unknown action ''"),
+    Call("two actions", ("start", "stop"), UNIMPLEMENTED, "unknown action 'start stop'"),
+    Call("promote of what does not run", ("promote",), NOT_RUNNING, "the daemon is not running"),
+    Call("a timeout that is no number", ("validate-all",), OK, "", {"OCF_RESKEY_CRM_meta_timeout": "soon"}),
+    Call("a timeout of nothing", ("validate-all",), OK, "", {"OCF_RESKEY_CRM_meta_timeout": "0"}),
+)
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.fault)
+def test_a_wrong_call_is_answered_in_words(node: RealNode, call: Call) -> None:
+    for name, value in call.environment.items():
+        node.environment.pop(name, None)
+        if value is not None:
+            node.environment[name] = value
+    node.run_dir.parent.mkdir()
+    assert node(*call.argv) == call.code, node.errors
+    assert call.words in node.reason and bool(call.words) == bool(node.reason)
+    assert node.processes() == []
+
+
+# --- A node that is not as it should be ---
+
+
+@pytest.fixture(scope="module")
+def seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory with something to lose."""
+    found = RealNode(tmp_path_factory.mktemp("seed"))
+    found.up()
+    with found.client() as client:
+        for number in range(20):
+            client.put(b"key %d" % number, b"%d" % number * 500)
+    assert found("stop") == OK
+    return found.data_dir
+
+
+def is_whole(node: RealNode) -> None:
+    with node.client() as client:
+        assert len(client.range(b"key ", limit=100)) == 20
+        assert client.put(b"after", b"the fault")
+
+
+Fault = Callable[[RealNode], contextlib.AbstractContextManager[dict[str, str] | None]]
+
+
+class Place(NamedTuple):
+    fault: str
+    make: Fault
+    code: int
+    words: str
+    limit_ms: int = 6_000
+
+
+@contextlib.contextmanager
+def taken(node: RealNode, offset: int) -> Iterator[None]:
+    with socket.create_server((ADDRESS, PORT + offset)):
+        yield
+
+
+def with_parameters(**parameters: str) -> Fault:
+    @contextlib.contextmanager
+    def make(node: RealNode) -> Iterator[dict[str, str]]:
+        yield {f"OCF_RESKEY_{name}": value for name, value in parameters.items()}
+
+    return make
+
+
+@contextlib.contextmanager
+def nodes_listed(node: RealNode, text: str, **parameters: str) -> Iterator[dict[str, str]]:
+    with replaced(node.tools.directory / "nodelist", lambda path: path.write_text(text)):
+        yield {f"OCF_RESKEY_{name}": value for name, value in parameters.items()}
+
+
+@contextlib.contextmanager
+def replaced(path: Path, how: Callable[[Path], object]) -> Iterator[None]:
+    """Something else in the place of a file or directory; put back afterwards."""
+    aside = path.with_name(path.name + ".aside")
+    if there := path.exists():
+        path.rename(aside)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    how(path)
+    yield
+    path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+    if there:
+        aside.rename(path)
+
+
+@contextlib.contextmanager
+def mounted(path: Path, options: str) -> Iterator[None]:
+    """A tmpfs of that kind over a directory, with the content of that."""
+    if os.geteuid():
+        pytest.skip("needs root, to mount")
+    path.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as kept:
+        shutil.copytree(path, kept, dirs_exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "food-test", path], check=True)
+        try:
+            shutil.copytree(kept, path, dirs_exist_ok=True)
+            subprocess.run(["mount", "-o", f"remount,{options}", path], check=True)
+            yield
+        finally:
+            subprocess.run(["umount", "--lazy", path], check=True)
+
+
+@contextlib.contextmanager
+def full(node: RealNode) -> Iterator[None]:
+    with mounted(node.data_dir, "size=4m"):
+        fill(node.data_dir)
+        yield
+
+
+def fill(directory: Path) -> None:
+    with contextlib.suppress(OSError), (directory / "filler").open("wb", 0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+@contextlib.contextmanager
+def owned_by_another(node: RealNode) -> Iterator[None]:
+    if os.geteuid():
+        pytest.skip("needs root, to give a directory away")
+    os.chown(node.data_dir, 12345, 12345)
+    yield
+    os.chown(node.data_dir, os.geteuid(), os.getegid())
+
+
+def data(how: Callable[[Path], object], name: str = ".") -> Fault:
+    return lambda node: replaced(node.data_dir / name, how)
+
+
+def tool(name: str, how: Callable[[Path], object]) -> Fault:
+    return lambda node: replaced(node.tools.directory / name, how)
+
+
+def run(name: str, how: Callable[[Path], object]) -> Fault:
+    return lambda node: replaced(node.run_dir / name, how)
+
+
+ELSEWHERE = "nodelist.node.0.name (str) = n7\nnodelist.node.0.ring0_addr (str) = 10.0.0.7\n"
+TWO = NODES.format("10.0.0.1") + "nodelist.node.1.name (str) = n2\nnodelist.node.1.ring0_addr (str) = 10.0.0.2\n"
+OTHER_PROGRAM = "another program, or another resource's food, has that port: choose another `port`"
+PLACES = (
+    Place(
+        "the log's port is taken", lambda n: taken(n, 0), GENERIC, f"cannot listen on {ADDRESS}:{PORT}: Address already"
+    ),
+    Place("the peers' port is taken", lambda n: taken(n, 1), GENERIC, OTHER_PROGRAM),
+    Place("the clients' port is taken", lambda n: taken(n, 2), GENERIC, OTHER_PROGRAM),
+    Place(
+        "an address of another machine",
+        with_parameters(address="192.0.2.1"),
+        GENERIC,
+        "cannot listen on 192.0.2.1:18600: Cannot assign requested address; that address is not one of this node's",
+    ),
+    Place(
+        "a loopback address beside peers elsewhere",
+        lambda n: nodes_listed(n, TWO, address=ADDRESS),
+        GENERIC,
+        "address is 127.0.3.1, which n2 (10.0.0.2) cannot reach",
+    ),
+    Place(
+        "Corosync's list without this node",
+        lambda n: nodes_listed(n, ELSEWHERE),
+        GENERIC,
+        "this node, n1, is not in Corosync's node list (n7)",
+    ),
+    Place("Corosync's list is empty", lambda n: nodes_listed(n, ""), GENERIC, "no usable node list from Cor", 2_500),
+    Place(
+        "Corosync does not run",
+        lambda n: replaced(
+            n.tools.directory / "fail.corosync-cmapctl", lambda p: p.write_text("Cannot connect to CMAP")
+        ),
+        GENERIC,
+        "corosync-cmapctl: Cannot connect to CMAP",
+        2_500,
+    ),
+    Place(
+        "Corosync hangs",
+        tool("hang.corosync-cmapctl", Path.touch),
+        GENERIC,
+        "corosync-cmapctl: no answer within 3 s",
+    ),
+    Place("a file in place of the data directory", data(Path.touch), PERMISSION, "it is no directory: move it away"),
+    Place(
+        "a dangling link in place of the data directory",
+        data(lambda path: path.symlink_to("/nowhere")),
+        PERMISSION,
+        "it is no directory: move it away",
+    ),
+    Place(
+        "a data directory under a file",
+        with_parameters(data_dir="/etc/passwd/food"),
+        PERMISSION,
+        "directory /etc/passwd/food cannot be made ready: Not a directory",
+    ),
+    Place(
+        "a data directory of another user",
+        owned_by_another,
+        PERMISSION,
+        "belongs to another user: chown -R",
+    ),
+    Place(
+        "a read-only file system",
+        lambda n: mounted(n.data_dir, "ro"),
+        PERMISSION,
+        "Read-only file system",
+    ),
+    Place("a full file system", full, GENERIC, "food.db: database or disk is full: make room"),
+    Place(
+        "a file in place of the run directory",
+        lambda n: replaced(n.run_dir, Path.touch),
+        PERMISSION,
+        "it is no directory",
+    ),
+    Place(
+        "a file in place of all run directories",
+        lambda n: replaced(n.run_dir.parent, Path.touch),
+        PERMISSION,
+        "it is no directory",
+    ),
+    Place(
+        "a read-only run directory",
+        lambda n: mounted(n.run_dir.parent, "ro"),
+        PERMISSION,
+        "Read-only file system",
+    ),
+    Place(
+        "a link in place of the guardian's lock",
+        run("guardian.lock", lambda path: path.symlink_to("/etc/passwd")),
+        GENERIC,
+        "guardian.lock",
+    ),
+    Place("a directory in place of a socket", run("control.sock", Path.mkdir), GENERIC, "control.sock"),
+    Place("a directory in place of the store", data(Path.mkdir, "food.db"), GENERIC, "food.db"),
+    Place(
+        "a directory in place of its write-ahead log",
+        data(Path.mkdir, "food.db-wal"),
+        GENERIC,
+        "food.db-wal: Is a directory",
+    ),
+)
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.fault)
+def test_a_start_in_a_wrong_place_says_what_to_mend_and_works_once_it_is(
+    node: RealNode, seed: Path, place: Place
+) -> None:
+    shutil.copytree(seed, node.data_dir)
+    usual = node.environment
+    with place.make(node) as parameters:
+        node.environment = usual | (parameters or {}) | {START_MS: str(place.limit_ms)}
+        refused(node, "start", place.code, place.words)
+        assert node("stop") == OK
+        left_nothing(node)
+    node.environment = usual
+    node.up()
+    is_whole(node)
+    assert node("stop") == OK
+    left_nothing(node)
