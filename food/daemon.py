@@ -22,8 +22,6 @@ from typing import Any
 if __name__ == "__main__" and not __package__:  # run as a file: `daemon` names a path
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import zmq
-
 from food import driver
 from food.codec import FRAME_MOST_BYTES, BadFrame, pack, unpack
 from food.control import Control
@@ -36,7 +34,7 @@ from food.journal import Journal
 from food.link import GuardianGone, Link
 from food.status import report
 from food.storage import Store, StoreBroken, StoreCorrupt, set_aside
-from food.transport import CannotListen, Transport, reply, take
+from food.transport import CannotListen, Transport, take
 from food.wire import decode, encode
 
 TICK_MS = 20
@@ -87,7 +85,7 @@ class Daemon:
             address, self.settings["port"], Path(self.settings["run_dir"]), [one for one in further if one]
         )
         self._connect()
-        self._transport.poller.register(link.fileno(), zmq.POLLIN)
+        self._transport.watch(link.fileno())
         self._clock = Clock()
         now_ms = self._clock.read()
         recovered = self._store.recovered
@@ -122,17 +120,22 @@ class Daemon:
         transport, replica = self._transport, self.replica
         signal.signal(signal.SIGTERM, self._stop)
         while not self._stopping:
-            transport.poller.poll(TICK_MS)
+            ready = transport.wait(TICK_MS / 1000)
             now_ms = self._clock.read()
-            self._take_guardian()
-            for frames in take(transport.log):
-                self._step(frames[0], now_ms)
-            for frames in take(transport.peers):
-                self._step(frames[-1], now_ms)
-            for frames in take(transport.clients):
-                self._client_request(frames, now_ms)
-            for frames in take(transport.control):
-                self._control_request(frames, now_ms)
+            if self._link.fileno() in ready:
+                self._take_guardian()
+            if transport.log in ready:
+                for frames in take(transport.log):
+                    self._step(frames[0], now_ms)
+            if transport.peers in ready:
+                for frames in take(transport.peers):
+                    self._step(frames[-1], now_ms)
+            if transport.clients in ready:
+                for frames in take(transport.clients):
+                    self._client_request(frames, now_ms)
+            if transport.control in ready:
+                for frames in take(transport.control):
+                    self._control_request(frames, now_ms)
             replica.tick(now_ms)
             driver.finish_turn(replica, self, now_ms)
             self._control.finish_turn(now_ms)
@@ -214,7 +217,7 @@ class Daemon:
 
     def _replier(self, route: list[bytes]) -> Callable[[bytes], None]:
         def answer(frame: bytes) -> None:
-            reply(self._transport.control, route, frame)
+            self._transport.reply(self._transport.control, route, frame)
 
         return answer
 
@@ -257,7 +260,7 @@ class Daemon:
         status, value = result
         if status == "not_primary":
             value = value | self._primary_hint()
-        if not reply(self._transport.clients, route, pack([request_id, status, value])):
+        if not self._transport.reply(self._transport.clients, route, pack([request_id, status, value])):
             self._odd("for a client that is gone or does not read")
 
     def _primary_hint(self) -> dict[str, str]:

@@ -16,7 +16,7 @@ import pytest
 import zmq
 
 from food import transport
-from food.transport import BATCH_MOST, BATCH_MOST_BYTES, CannotListen, Transport, reply, take
+from food.transport import BATCH_MOST, BATCH_MOST_BYTES, CannotListen, Transport, take
 
 PORT = 19_910
 HERE, THERE = "127.0.2.1", "127.0.2.2"
@@ -212,11 +212,11 @@ def test_a_client_that_does_not_read_loses_its_answers_and_nobody_waits(sockets:
         assert one.clients.poll(2000)
         [[route, _question]] = list(take(one.clients))
         begun = time.monotonic()
-        delivered = [reply(one.clients, [route], bytes(50_000)) for _ in range(4000)]
+        delivered = [one.reply(one.clients, [route], bytes(50_000)) for _ in range(4000)]
         assert time.monotonic() - begun < 4
         assert delivered[0] and not delivered[-1]  # and whoever counts them knows
     deadline = time.monotonic() + 5
-    while reply(one.clients, [route], b"gone"):
+    while one.reply(one.clients, [route], b"gone"):
         assert time.monotonic() < deadline
 
 
