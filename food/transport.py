@@ -65,6 +65,10 @@ class Transport:
     def __init__(self, address: str, port: int, run_dir: Path, client_addresses: Sequence[str] = ()):
         """Raises CannotListen."""
         self._context = zmq.Context()
+        self._epoll = select.epoll()
+        self._watched: dict[int, zmq.Socket[bytes] | int] = {}
+        # Sockets that may hold messages of which their descriptor says nothing (any more).
+        self._unsure: set[zmq.Socket[bytes]] = set()
         self._port = port
         self.endpoint = f"{_bracketed(address)}:{port + 2}"  # where clients reach this node
         self._dealers: dict[str, zmq.Socket[bytes]] = {}
@@ -82,10 +86,6 @@ class Transport:
         except CannotListen:
             self.close()
             raise
-        self._epoll = select.epoll()
-        self._watched: dict[int, zmq.Socket[bytes] | int] = {}
-        # Sockets that may hold messages of which their descriptor says nothing (any more).
-        self._unsure: set[zmq.Socket[bytes]] = set()
         for socket in (self.log, self.peers, self.clients, self.control):
             self._watch(int(socket.FD), socket)
 

@@ -89,7 +89,7 @@ def test_clients_are_heard_on_further_addresses_that_may_come_later(run_dir: Pat
         client.send(b"hello")
         assert opened.clients.poll(2000)
         (frames,) = take(opened.clients)
-        assert transport.reply(opened.clients, frames[:-1], b"answer")
+        assert opened.reply(opened.clients, frames[:-1], b"answer")
         assert client.poll(2000) and client.recv() == b"answer"
         client.close(linger=0)
     finally:
@@ -228,11 +228,57 @@ def test_what_is_taken_in_a_turn_is_bounded(sockets: tuple[Transport, Transport]
             asking.send(b"small")
         _arrive(one)
         assert len(list(take(one.clients))) == BATCH_MOST
-        list(take(one.clients))
+        _arrive(one)
+        assert len(list(take(one.clients))) == 50
         for _ in range(8):
             asking.send(bytes(1024 * 1024))
         _arrive(one)
         assert len(list(take(one.clients))) == BATCH_MOST_BYTES // (1024 * 1024)
+
+
+def test_waiting_misses_nothing(sockets: tuple[Transport, Transport]) -> None:
+    """A socket's descriptor signals once: what came while it was read from, or sent on, is found all the same."""
+    one, two = sockets
+    with zmq.Context() as context, client(context, f"tcp://{one.endpoint}") as asking:
+        asking.setsockopt(zmq.SNDHWM, 0)
+        while one.wait(0.2):
+            pass  # connections, not messages
+        asking.send(b"first")
+        assert one.wait(2) == {one.clients}
+        [[route, _]] = list(take(one.clients))
+        asking.send(b"second")
+        time.sleep(0.2)
+        assert one.reply(one.clients, [route], b"answer")
+        assert one.clients in one.wait(2)
+        assert [frames[-1] for frames in take(one.clients)] == [b"second"]
+        for _ in range(BATCH_MOST + 50):
+            asking.send(b"small")
+        time.sleep(0.3)
+        assert one.clients in one.wait(2)
+        assert len(list(take(one.clients))) == BATCH_MOST
+        assert one.clients in one.wait(2)
+        list(take(one.clients))
+    two.send("a", b"to you")
+    two.publish(b"to all")
+    time.sleep(0.2)
+    assert {one.peers, one.log} <= one.wait(2)
+    list(take(one.peers)), list(take(one.log))
+
+
+def test_waiting_ends_with_its_time_and_with_a_watched_descriptor(sockets: tuple[Transport, Transport]) -> None:
+    one, _ = sockets
+    reader, writer = os.pipe()
+    one.watch(reader)
+    try:
+        while one.wait(0.2):
+            pass
+        begun = time.monotonic()
+        assert one.wait(0.2) == set() and time.monotonic() - begun > 0.1
+        os.write(writer, b"x")
+        assert one.wait(5) == {reader}
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 def _arrive(node: Transport) -> None:
