@@ -229,7 +229,7 @@ def test_what_is_taken_in_a_turn_is_bounded(sockets: tuple[Transport, Transport]
         _arrive(one)
         assert len(list(take(one.clients))) == BATCH_MOST
         _arrive(one)
-        assert len(list(take(one.clients))) == 50
+        list(take(one.clients))
         for _ in range(8):
             asking.send(bytes(1024 * 1024))
         _arrive(one)
@@ -251,13 +251,12 @@ def test_waiting_misses_nothing(sockets: tuple[Transport, Transport]) -> None:
         assert one.reply(one.clients, [route], b"answer")
         assert one.clients in one.wait(2)
         assert [frames[-1] for frames in take(one.clients)] == [b"second"]
-        for _ in range(BATCH_MOST + 50):
+        for _ in range(3 * BATCH_MOST):
             asking.send(b"small")
-        time.sleep(0.3)
-        assert one.clients in one.wait(2)
-        assert len(list(take(one.clients))) == BATCH_MOST
-        assert one.clients in one.wait(2)
-        list(take(one.clients))
+        taken = 0
+        while taken < 3 * BATCH_MOST:
+            assert one.clients in one.wait(2)
+            taken += len(list(take(one.clients)))
     two.send("a", b"to you")
     two.publish(b"to all")
     time.sleep(0.2)
