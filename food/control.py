@@ -1,8 +1,11 @@
-"""The agent's requests: monitor, promote, demote, notify, reload, status (OCF resource agent API 1.1).
+"""The agent's requests: monitor, promote, demote, notify, reload, status, adopt, release (OCF resource agent API 1.1).
 
 Promote and demote answer only once the promotion score that belongs to the new situation is in place: otherwise the
 role bounces back as soon as `pcs resource move` removes its constraint. Knows the replica and the guardian's link;
 knows no Pacemaker tool.
+
+A daemon that was started outside Pacemaker replicates, and is not running as far as the agent is told, until the
+guardian says that a resource has adopted it. Who that is, only the guardian knows for certain.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from .link import Link
 from .status import summary
 
 OCF_SUCCESS, OCF_ERR_GENERIC, OCF_ERR_ARGS = 0, 1, 2
-OCF_RUNNING_PROMOTED, OCF_FAILED_PROMOTED = 8, 9
+OCF_NOT_RUNNING, OCF_RUNNING_PROMOTED, OCF_FAILED_PROMOTED = 7, 8, 9
 OCF_DEGRADED, OCF_DEGRADED_PROMOTED = 190, 191
 
 VERSION = 1
@@ -29,11 +32,12 @@ DRAIN_SHARE = 0.2
 DRAIN_MOST_MS = 2_000
 ROLE_MOVE_MS = 3_000  # a deposed primary gave its score up; the role must have moved by then
 FAIL_AGAIN_MS = 30_000
+NOT_ADOPTED = "not adopted by Pacemaker"
 ATTRIBUTE_QUIET_MS = 1_500  # an attribute written during a transition makes Pacemaker plan it anew
 
 
 class Waiting(NamedTuple):
-    """A promote or demote that is under way."""
+    """A promote, demote, adopt or release that is under way."""
 
     action: str
     reply: Callable[[bytes], None]
@@ -41,8 +45,21 @@ class Waiting(NamedTuple):
 
 
 class Control:
-    def __init__(self, replica: Replica, link: Link, name: str, log: Callable[[str, str], None], now_ms: int):
+    def __init__(
+        self,
+        replica: Replica,
+        link: Link,
+        name: str,
+        log: Callable[[str, str], None],
+        now_ms: int,
+        *,
+        external: bool = False,
+    ):
         self.degraded = False
+        self._adopted = not external
+        self._external = external
+        self._handing_over = 0  # the guardian's order to adopt or release, while one is under way
+        self._silent = external  # Pacemaker was, or is being, told the last of this node
         self._replica = replica
         self._link = link
         self._name = name
@@ -55,6 +72,7 @@ class Control:
         self._text_since_ms = now_ms
         self._text_ordered = ""
         self._deposed_ms: int | None = None
+        replica.withheld = NOT_ADOPTED if external else ""
 
     # --- Requests ---
 
@@ -68,8 +86,14 @@ class Control:
             case "monitor":
                 self._restore_score(found.get("probe") is True)
                 self._reply(reply, *self.monitor(now_ms), role=self._replica.role)
-            case "promote" | "demote" if len(self._waiting) >= WAITING_MOST:
+            case "promote" | "demote" | "adopt" | "release" if len(self._waiting) >= WAITING_MOST:
                 self._reply(reply, OCF_ERR_GENERIC, f"{WAITING_MOST} promotes and demotes wait already")
+            case "adopt" | "release" if not self._external:
+                self._reply(reply, OCF_ERR_ARGS, "started by Pacemaker, not outside: it cannot be adopted or released")
+            case "adopt" if any(waiting.action == "release" for waiting in self._waiting):
+                self._reply(reply, OCF_ERR_GENERIC, "a release is under way")
+            case "promote" if not self._adopted:
+                self._reply(reply, OCF_NOT_RUNNING, NOT_ADOPTED)
             case "promote":
                 self._log("notice", "promote ordered by the cluster")
                 self._replica.promote(now_ms, now_ms + int(timeout_ms * PROMOTE_SHARE))
@@ -78,6 +102,11 @@ class Control:
                 self._log("notice", "demote ordered by the cluster")
                 self._replica.demote(now_ms, min(int(timeout_ms * DRAIN_SHARE), DRAIN_MOST_MS))
                 self._waiting.append(Waiting("demote", reply, now_ms + int(timeout_ms * 0.95)))
+            case "adopt":
+                self._handing_over = self._link.order(adopt=found["settings"])
+                self._waiting.append(Waiting("adopt", reply, now_ms + int(timeout_ms * 0.95)))
+            case "release":
+                self._release(reply, now_ms, timeout_ms)
             case "notify":
                 self._notify(found)
                 self._reply(reply, OCF_SUCCESS, "")
@@ -94,6 +123,8 @@ class Control:
     def monitor(self, now_ms: int) -> tuple[int, str]:
         """The OCF exit code of this node's state, and its reason."""
         replica = self._replica
+        if not self._adopted:
+            return OCF_NOT_RUNNING, NOT_ADOPTED
         if replica.deposed:
             return OCF_FAILED_PROMOTED, replica.failure or "another node is primary"
         renewing = replica.promotion is not None and not any(w.action == "promote" for w in self._waiting)
@@ -110,6 +141,22 @@ class Control:
         """A probe adopts a running primary, but Pacemaker demotes one without a score: set it again."""
         if probe:
             self._ordered = None
+
+    def _release(self, reply: Callable[[bytes], None], now_ms: int, timeout_ms: int) -> None:
+        """A primary steps down first; then nothing more is told to Pacemaker, and what stands there is deleted."""
+        self._log("notice", "release ordered by the cluster")
+        self._handing_over, self._silent = 0, True
+        self._replica.demote(now_ms, min(int(timeout_ms * DRAIN_SHARE), DRAIN_MOST_MS))
+        self._waiting.append(Waiting("release", reply, now_ms + int(timeout_ms * 0.95)))
+
+    def adopted_by(self, name: str | None) -> None:
+        """The guardian's word: the resource that this daemon belongs to from now on; None after a release."""
+        self._adopted = name is not None
+        self._silent = name is None
+        self._replica.withheld = "" if name is not None else NOT_ADOPTED
+        self._log("notice", f"adopted by resource {name}" if name else "released: goes on without Pacemaker")
+        if name is not None:
+            self._name, self._ordered, self._text_ordered = name, None, ""
 
     def _notify(self, found: dict[str, Any]) -> None:
         """A hint, never needed: it is logged, so that the daemon's log tells what the cluster was doing."""
@@ -131,9 +178,10 @@ class Control:
             replica.tick(now_ms)
             self._role = replica.role
             self._link.tell(role=self._role)
-        self._order_score(replica.wish)
-        self._order_attribute(now_ms)
-        self._report_deposed(now_ms)
+        if not self._silent:
+            self._order_score(replica.wish)
+            self._order_attribute(now_ms)
+            self._report_deposed(now_ms)
         self._waiting = [waiting for waiting in self._waiting if not self._settle(waiting, now_ms)]
 
     def _order_score(self, wish: Wish) -> None:
@@ -171,6 +219,8 @@ class Control:
         """Answers a promote or demote once its role is reached and its score is in place."""
         replica = self._replica
         late = now_ms >= waiting.deadline_ms
+        if waiting.action in ("adopt", "release"):
+            return self._settle_handover(waiting, late)
         placed = late or not self._link.waits_for(self._score_order)
         if waiting.action == "demote":
             if (replica.role == "backup" or late) and placed:
@@ -185,6 +235,19 @@ class Control:
             return True
         return False
 
+    def _settle_handover(self, waiting: Waiting, late: bool) -> bool:
+        """Answers an adopt or release once the guardian has carried it out, or has not."""
+        if waiting.action == "release" and not self._handing_over and self._replica.role == "backup":
+            self._handing_over = self._link.order(release=True)
+        if not late and (not self._handing_over or self._link.waits_for(self._handing_over)):
+            return False
+        if self._adopted == (waiting.action == "adopt"):
+            self._reply(waiting.reply, OCF_SUCCESS, "")
+        else:
+            why = self._link.error(self._handing_over) or "not in the time given"
+            self._reply(waiting.reply, OCF_ERR_GENERIC, f"{waiting.action} was not carried out: {why}")
+        return True
+
 
 def _read(frame: bytes) -> tuple[dict[str, Any], int]:
     """A request and its timeout_ms. Raises BadFrame."""
@@ -194,7 +257,7 @@ def _read(frame: bytes) -> tuple[dict[str, Any], int]:
     timeout_ms = found.get("timeout_ms")
     if type(timeout_ms) is not int or not 0 < timeout_ms <= TIMEOUT_MOST_MS:
         raise BadFrame(f"timeout_ms must be a whole number from 1 to {TIMEOUT_MOST_MS}")
-    if found.get("action") == "reload":
+    if found.get("action") in ("reload", "adopt"):
         settings = found.get("settings")
         if not isinstance(settings, dict) or not all(
             type(name) is str and (value is None or type(value) is str) for name, value in settings.items()

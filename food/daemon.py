@@ -92,7 +92,8 @@ class Daemon:
         self._member = recovered.member
         local = Local(recovered, secrets.token_hex(8), list(self._addresses))
         self.replica = Replica(local, self.settings["isolation_ms"], now_ms)
-        self._control = Control(self.replica, link, self.settings["id"], self.journal.log, now_ms)
+        external = bool(self.settings.get("external"))
+        self._control = Control(self.replica, link, self.settings["id"], self.journal.log, now_ms, external=external)
         self._apply_settings()
         self.journal.notice(
             f"up: store {local.store}, start {local.starts}, epoch {local.promise.number}, log to"
@@ -161,6 +162,8 @@ class Daemon:
             if "settings" in packet:
                 self.settings = packet["settings"]
                 self._apply_settings()
+            if "adopted" in packet:
+                self._control.adopted_by(packet["adopted"])
             if nodes := packet.get("nodes"):
                 self._change_nodes(nodes)
 

@@ -3,6 +3,11 @@
 One loop over one poll object; nothing in it may wait, for the watchdog and the handling of a death go on while a tool
 hangs. What to do is decided in watch.py; here are the descriptors, the processes and the files. Small, root, without
 pyzmq and msgpack: it must start quickly and survive what the daemon does not.
+
+Started outside Pacemaker (`external`), it knows no resource until the agent's start leaves a ticket, `adopting`, and
+has the daemon knock; renaming that file to `adopted` is the adoption, so a start that was killed, or a stop after it,
+which takes the ticket away, leaves nothing half done. A stop has the daemon knock for the release. A guardian that
+finds `adopted` at its start succeeds one that was killed: it clears what that left in Pacemaker, and waits again.
 """
 
 import contextlib
@@ -34,6 +39,7 @@ TOOL_LIMIT_S = 3.0
 TOOLS_AT_ONCE = 8  # only a stop runs more than one
 OVERSLEPT_S = 0.2
 REASON_MOST_BYTES = 1000
+TICKET_MOST_BYTES = 1000
 NEEDED_MODULES = ("zmq", "msgpack", "sortedcontainers")
 PACKAGE_HINT = "python3-zmq, python3-msgpack and python3-sortedcontainers on Debian"
 
@@ -88,7 +94,10 @@ class Guardian:
         self.raw: dict[str, object] = dict(raw)
         self.config = config
         self.settings = settings.settle(self.raw, config)
-        self.resource = str(self.settings["id"])
+        self.given = dict(self.raw)
+        self.identity = str(self.settings["id"])
+        self.external = bool(self.settings["external"])
+        self.resource = "" if self.external else self.identity  # what Pacemaker knows the daemon by
         self.run_dir = str(self.settings["run_dir"])
         self.owner = find_owner(str(self.settings["user"]))
         check_program(self.settings["daemon"])
@@ -96,7 +105,8 @@ class Guardian:
         self.book = NodeBook(str(node) if node else None, str(address) if address else None)
         self.foreground = foreground
         self.journal: Journal | None = None
-        self.watch = watch.Watch(time.monotonic(), int(self.settings["watchdog_ms"] or 0))
+        watchdog_ms = int(self.settings["watchdog_ms"] or 0)
+        self.watch = watch.Watch(time.monotonic(), watchdog_ms, external=self.external)
         self.poller = select.poll()
         self.tools: list[tuple[watch.Job, Tool]] = []
         self.resolving: tuple[str, Tool] | None = None
@@ -124,16 +134,29 @@ class Guardian:
                 os.makedirs(parent, 0o755, exist_ok=True)
         own_directory(self.run_dir, 0o750, self.owner)
         own_directory(str(self.settings["data_dir"]), 0o700, self.owner)
-        prepare_log(self.resource, self.owner)
-        self.journal = Journal(self.resource, "guardian", str(self.settings["log_level"]), foreground=self.foreground)
+        prepare_log(self.identity, self.owner)
+        self.journal = Journal(self.identity, "guardian", str(self.settings["log_level"]), foreground=self.foreground)
         try:
             self.guardian_lock = locks.take(f"{self.run_dir}/{locks.GUARDIAN_LOCK}")
         except locks.Held as held:
             raise Refused(EXIT_GENERIC, f"food is already running: {held}") from None
         except OSError as error:
             raise Refused(EXIT_GENERIC, f"{error.filename} cannot be locked: {error.strerror}; remove it") from None
-        locks.sign(self.guardian_lock, os.getpid())
+        locks.sign(self.guardian_lock, os.getpid(), "external" if self.external else "")
+        if self.external:
+            self.succeed()
         self.recall_attributes()
+
+    def succeed(self) -> None:
+        """Clears what a guardian that was killed left in Pacemaker, which would go on promoting this node."""
+        if os.path.exists(f"{self.run_dir}/adopted"):
+            self.say("warning", "the guardian before this one was killed: clearing its score and attributes")
+            pid = os.fork()  # the clearing has a watch, signals and children of its own
+            if pid == 0:
+                raw = {"id": self.identity, "run_dir": self.run_dir, "user": self.owner.name}
+                os._exit(Guardian(raw, {}, self.foreground).clear())
+            os.waitpid(pid, 0)
+            self.unlink("adopted")
 
     def launch(self) -> None:
         """The daemon, with its lock and its end of the pipe; our copies are closed, so that its death frees them."""
@@ -156,7 +179,8 @@ class Guardian:
         os.close(errors_end)
         self.poller.register(self.pipe, select.POLLIN)
         self.poller.register(self.daemon_errors, select.POLLIN)
-        self.write_attribute_names()
+        if not self.external:
+            self.write_attribute_names()
         self.say("info", f"started the daemon as process {self.daemon_pid}, user {self.owner.name}")
 
     def daemon_command(self) -> list[str]:
@@ -174,9 +198,14 @@ class Guardian:
         self.listen_to_signals()
         self.launch()
         self.detach()
-        return self.loop()
+        self.loop()
+        # Nobody answers there any more. `adopted` last of all: it says that there may be something to clear.
+        for name in ("moving", "control.sock", "client.sock", "attributes", "adopted"):
+            self.unlink(name)
+        self.say("info", "the guardian ends" + (f": {self.watch.reason}" if self.watch.reason else ""))
+        return EXIT_OK if self.stop_asked else EXIT_GENERIC
 
-    def loop(self) -> int:
+    def loop(self) -> None:
         now = time.monotonic()
         self.act(now)
         while not self.watch.finished(now):
@@ -188,10 +217,6 @@ class Guardian:
                 self.watch.overslept(late_s)
             self.hear({descriptor for descriptor, _ in ready}, now)
             self.act(now)
-        for name in ("moving", "control.sock", "client.sock", "attributes"):  # nobody answers there any more
-            self.unlink(name)
-        self.say("info", "the guardian ends" + (f": {self.watch.reason}" if self.watch.reason else ""))
-        return EXIT_OK if self.stop_asked else EXIT_GENERIC
 
     def wake_at(self, now: float) -> float:
         deadlines = [tool.deadline for _, tool in self.tools]
@@ -223,6 +248,9 @@ class Guardian:
             self.say("info", "Pacemaker has demoted the dead daemon")
             self.watch.role_moved(now)
             self.unlink("moving")
+        if self.watch.released(now):
+            self.released()
+        self.watch.leave(now)
         if self.watch.phase == "stopping" and not self.asked_to_end:
             self.asked_to_end = True
             self.signal_daemon(signal.SIGTERM)
@@ -287,12 +315,69 @@ class Guardian:
             reason = str(message["fail"])
             self.write_reason(reason)
             self.watch.order_fail(order, reason, now)
+        elif "adopt" in message:
+            parameters = message["adopt"]
+            if not isinstance(parameters, dict):
+                raise ValueError("adopt is not a map")
+            self.watch.answers.append((order, self.adopt(parameters)))
+        elif "release" in message:
+            self.watch.order_release(order, now)
         else:
             raise ValueError("an order for nothing")
 
+    def adopt(self, parameters: dict[str, object]) -> str | None:
+        """The daemon belongs to the resource that the agent's ticket names; or why not."""
+        if not self.watch.adopted:
+            found = self.read_ticket("adopting")
+            if found is None:
+                return "the start that asked for it has ended"
+            resource, node = found
+            if node and node != self.book.node:
+                return (
+                    f"this node is {node} in Pacemaker and {self.book.node} in Corosync: their names must be the same"
+                )
+            try:
+                os.rename(f"{self.run_dir}/adopting", f"{self.run_dir}/adopted")
+            except OSError as error:
+                return f"the start that asked for it has ended ({error.strerror})"
+            self.resource = resource
+            self.write_attribute_names()
+            self.watch.adopt()
+            self.say("notice", f"adopted by resource {resource}")
+        self.reload(parameters)
+        self.send({"adopted": self.resource})
+        return None
+
+    def read_ticket(self, name: str) -> tuple[str, str] | None:
+        """(resource, Pacemaker's name of this node or nothing), as the agent wrote it."""
+        try:
+            descriptor = os.open(f"{self.run_dir}/{name}", os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError:
+            return None
+        text = os.read(descriptor, TICKET_MOST_BYTES).decode(errors="replace")
+        os.close(descriptor)
+        try:
+            resource, node = text.removesuffix("\n").split("\n")
+            return str(settings.identifier("the resource's name", resource)), node
+        except ValueError as error:
+            self.say("error", f"{name} in {self.run_dir} is not understood: {error}")
+            return None
+
+    def released(self) -> None:
+        """Nothing of the resource is left: on without Pacemaker, by what the command line says."""
+        self.say("notice", f"released by resource {self.resource}")
+        self.resource = ""
+        self.known_attributes = []
+        self.unlink("attributes")
+        self.unlink("adopted")
+        self.reload({})
+        self.send({"adopted": None})
+
     def reload(self, raw: dict[str, object]) -> None:
-        """New values from the agent, through the daemon; a parameter that is unset falls back to the file's value."""
-        changed = {**self.raw, **{name: raw.get(name) for name in settings.RELOADABLE}}
+        """New values from the agent, through the daemon. A parameter that is unset falls back to the file's value, and
+        outside Pacemaker to that of the command line."""
+        given = self.given if self.external else {}
+        changed = {**self.raw, **{name: raw.get(name) or given.get(name) for name in settings.RELOADABLE}}
         changed = {name: str(value) if value is not None else "" for name, value in changed.items()}
         try:
             settled = settings.settle(changed, self.config)
@@ -592,6 +677,8 @@ class Guardian:
         with contextlib.suppress(BlockingIOError):
             numbers = os.read(self.wakeup, 4096)
             if signal.SIGTERM in numbers or signal.SIGINT in numbers:
+                if self.external and self.watch.adopted and self.daemon_pid:
+                    self.write_reason("stopped from outside Pacemaker, while a resource had it")
                 self.stop_asked = True
                 self.watch.terminate(now)
 
@@ -601,13 +688,17 @@ class Guardian:
         """Remove score and attributes that a guardian which was killed left behind."""
         self.listen_to_signals()
         self.recall_attributes()
+        resource, node = self.read_ticket("adopted") or (self.identity, "")
+        self.resource, self.book.node = resource, self.book.node or node or os.uname().nodename
         self.watch.daemon_lives = False
+        self.watch.adopted = True
         self.stop_asked = True
         self.watch.terminate(time.monotonic())
         self.asked_to_end = True
-        if self.book.node is None:
-            self.book.node = os.uname().nodename
-        return self.loop()
+        self.loop()
+        for name in ("moving", "attributes", "adopted"):  # the sockets may be another guardian's by now
+            self.unlink(name)
+        return EXIT_OK
 
 
 def read_answer(job: watch.Job, status: int, output: str) -> tuple[bool, object]:

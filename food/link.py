@@ -25,6 +25,7 @@ class Link:
         self._socket = socket.socket(fileno=descriptor)
         self._order = 0
         self._waiting: set[int] = set()
+        self._refused = (0, "")  # the last order that was not carried out, and why
         self._unsent: list[dict[str, Any]] = []  # in order; only while the guardian is slow to read
         self._beat_ms = 0
         self._beats = 0
@@ -48,6 +49,8 @@ class Link:
                 return packets
             if "done" in packet:
                 self._waiting.discard(packet["done"])
+                if packet.get("error"):
+                    self._refused = packet["done"], packet["error"]
             packets.append(packet)
 
     def _receive(self) -> dict[str, Any]:
@@ -69,6 +72,11 @@ class Link:
 
     def waits_for(self, order: int) -> bool:
         return order in self._waiting
+
+    def error(self, order: int) -> str:
+        """Why the guardian did not carry this order out, if it is the last such."""
+        refused, why = self._refused
+        return why if refused == order else ""
 
     def tell(self, **packet: Any) -> None:
         if len(self._unsent) >= UNSENT_MOST:

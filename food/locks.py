@@ -1,7 +1,8 @@
 """The two locks of a node's food: one says that the guardian runs, one that the daemon does.
 
 flock, because it belongs to the open file and not to the process: the guardian takes the daemon's lock and hands it
-over by letting the daemon inherit the descriptor. The holder's pid stands inside, for whoever has to kill it.
+over by letting the daemon inherit the descriptor. The holder's pid stands inside, for whoever has to kill it, and
+behind it, in the guardian's, the word `external` if it was started outside Pacemaker: not the agent's to end.
 """
 
 import contextlib
@@ -40,9 +41,9 @@ def take(path: str) -> int:
         time.sleep(TAKE_PAUSE_S)
 
 
-def sign(descriptor: int, pid: int) -> None:
+def sign(descriptor: int, pid: int, note: str = "") -> None:
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, b"%d\n" % pid, 0)
+    os.pwrite(descriptor, f"{pid} {note}".rstrip().encode() + b"\n", 0)
 
 
 def holder(path: str) -> int | None:
@@ -62,6 +63,6 @@ def holder(path: str) -> int | None:
 
 
 def _read_pid(descriptor: int) -> int:
-    with contextlib.suppress(ValueError):
-        return int(os.pread(descriptor, 32, 0))
+    with contextlib.suppress(ValueError, IndexError):
+        return int(os.pread(descriptor, 32, 0).split()[0])
     return 0

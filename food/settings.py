@@ -169,6 +169,13 @@ PARAMETERS = (
         "a primary that hears no majority for so long gives its role up",
         reloadable=True,
     ),
+    Parameter(
+        "external",
+        False,
+        flag,
+        "started outside Pacemaker: nothing is told to it before adoption",
+        where="command line",
+    ),
     Parameter("degraded", False, flag, "report degraded states to Pacemaker (190, 191)", reloadable=True),
     Parameter("log_level", "info", choice(*LOG_LEVELS), "least important message that is logged", reloadable=True),
 )

@@ -29,6 +29,9 @@ RETRY_MOST_S = 10.0
 ORDER_TRIES = 3  # after so many failed tries the daemon is told; the wish stays
 STOP_TOOLS_LIMIT_S = 2.0
 STOP_GRACE_S = 3.0
+# A dead daemon that was started outside Pacemaker is a member that is missed: whoever started it shall start it again,
+# even if Pacemaker asks for no stop (it is in maintenance, say). Past the first report, so that one was made.
+LEAVE_S = 15.0
 ATTRIBUTES_MOST = 64
 
 UNKNOWN = object()  # what stands in the CIB is not known
@@ -72,8 +75,16 @@ class Retry:
 
 
 class Watch:
-    def __init__(self, now: float, watchdog_ms: int) -> None:
+    """`external`: started outside Pacemaker. Nothing is told to it, and no failure reported, but for as long as a
+    resource has adopted the daemon."""
+
+    def __init__(self, now: float, watchdog_ms: int, *, external: bool = False) -> None:
         self.watchdog_ms = watchdog_ms
+        self.external = external
+        self.adopted = not external
+        self._release_order: int | None = None
+        self._release_at = 0.0
+        self._leave_at: float | None = None
         # starting → up → dead, and stopping from any of them
         self.phase = "starting"
         self.role = "starting"
@@ -137,6 +148,8 @@ class Watch:
             self.phase = "up"
 
     def order_score(self, order: int, score: int | None, why: str, unless_alone: bool, now: float) -> None:
+        if not self._may_speak(order):
+            return
         self._answer_score(None)  # superseded
         self._quiet(now)
         if unless_alone and score is None:
@@ -155,6 +168,8 @@ class Watch:
 
     def order_attributes(self, order: int, attributes: dict[str, str | None], now: float) -> None:
         """Answered at once: attributes are for people, and nothing waits for them."""
+        if not self._may_speak(order):
+            return
         if len(self.attributes_wanted.keys() | attributes.keys()) > ATTRIBUTES_MOST:
             self.answers.append((order, f"more than {ATTRIBUTES_MOST} attributes"))
             return
@@ -162,12 +177,47 @@ class Watch:
         self.answers.append((order, None))
 
     def order_fail(self, order: int, why: str, now: float) -> None:
+        if not self._may_speak(order):
+            return
         if self.phase == "stopping":
             self.answers.append((order, None))
             return
         self._report_orders.append(order)
         self._report_text = why
         self.report_at = now
+
+    def adopt(self) -> None:
+        """A resource takes this daemon over; what is wanted of Pacemaker follows from the daemon's next orders."""
+        if not self.adopted:
+            self.adopted = True
+            self.score_wanted = self.score_believed = UNKNOWN
+
+    def order_release(self, order: int, now: float) -> None:
+        """Score and attributes go; answered when they are gone, or when that took too long."""
+        if not self.adopted or self.phase == "stopping":
+            self.answers.append((order, None))
+            return
+        self._release_order, self._release_at = order, now
+        self._withdraw()
+
+    def released(self, now: float) -> bool:
+        """Whether a release has come to its end just now: the resource's name is not needed any more."""
+        if self._release_order is None:
+            return False
+        cleared = next(self._jobs(now + RETRY_MOST_S), None) is None
+        cleared = cleared and not any(job.kind.startswith(("set", "delete")) for job in self._running)
+        if not cleared and now - self._release_at < STOP_TOOLS_LIMIT_S:
+            return False
+        error = None if cleared else "score and attributes could not be deleted in time"
+        self.answers.append((self._release_order, error))
+        self._release_order = None
+        if cleared:
+            self.adopted = False
+            self.score_wanted = UNKNOWN
+            self.attributes_wanted.clear()
+            self.attributes_believed.clear()
+            self._to_check.clear()
+        return cleared
 
     def exiting(self, why: str) -> None:
         self._announced_end = why
@@ -180,23 +230,26 @@ class Watch:
         self.answers.clear()
         self._report_orders.clear()
         self._score_order = None
+        releasing, self._release_order = self._release_order is not None, None
         if self.phase == "stopping":
             return
-        never_up = self.phase == "starting"
+        never_up = self.phase == "starting" or not self.adopted
         self.phase = "dead"
         self.reason = self._announced_end or self.reason or text
         self._say("error", f"the daemon is gone ({self.role}): {self.reason}")
         self._surrender = False
         if never_up:
-            # The agent's start still waits, sees the lock free and says why: nothing to inject.
+            # The agent's start still waits, sees the lock free and says why, or Pacemaker knows nothing of this
+            # daemon: nothing to inject.
             self.terminate(now)
             return
         # Even where none is believed to stand: a tool that is killed for this may still have set it.
         self.score_wanted, self.score_believed, self._score_why = None, UNKNOWN, "the daemon is gone"
         self._score_tries.at = 0.0
         patience_s = {"primary": ROLE_MOVE_LIMIT_S, "candidate": CANDIDATE_PATIENCE_S}.get(self.role, 0.0)
-        self.report_at = now + patience_s
+        self.report_at = None if releasing else now + patience_s
         self._report_text = self.reason
+        self._leave_at = now + LEAVE_S if self.external else None
 
     def role_moved(self, now: float) -> None:
         """The agent's demote left its mark: Pacemaker knows, and the monitor that follows the demote says the rest."""
@@ -212,11 +265,25 @@ class Watch:
             return
         self.phase = "stopping"
         self._stop_at = now
+        if self.adopted:
+            self._withdraw()
+
+    def leave(self, now: float) -> None:
+        """Ends a guardian whose dead daemon somebody outside starts again, where no stop came."""
+        if self._leave_at is not None and now >= self._leave_at and self.phase == "dead":
+            self.terminate(now)
+
+    def _withdraw(self) -> None:
+        """Nothing of this node shall stand in Pacemaker any more."""
         self.report_at = None  # a stop cancels a pending injection
         self._surrender = False
         self.score_wanted = None
         self.attributes_wanted = dict.fromkeys([*self.attributes_wanted, *self.attributes_believed])
         self._score_tries.at = self._attribute_tries.at = 0.0
+
+    @property
+    def _withdrawing(self) -> bool:
+        return self.phase == "stopping" or self._release_order is not None
 
     # Verdicts on the daemon
 
@@ -250,7 +317,7 @@ class Watch:
     def next_job(self, now: float, busy: bool) -> Job | None:
         """The most pressing thing to do now. One tool runs at a time, but at a stop, and for a dead daemon's score."""
         for job in self._jobs(now):
-            if busy and not job.urgent and self.phase != "stopping":
+            if busy and not job.urgent and not self._withdrawing:
                 return None
             if any(job.kind == other.kind and job.name == other.name for other in self._running):
                 continue
@@ -263,7 +330,7 @@ class Watch:
     def _jobs(self, now: float) -> Iterator[Job]:
         if now >= self._score_tries.at and not self._score_settled():
             yield self._score_job()
-        if self.phase == "stopping":
+        if self._withdrawing:
             if now >= self._attribute_tries.at:
                 yield from self._attribute_jobs()
             return
@@ -357,6 +424,8 @@ class Watch:
             self._answer_score(None)
 
     def _score_found(self, job: Job, worked: bool, value: object, text: str, now: float) -> None:
+        if self.score_wanted is UNKNOWN:
+            return  # released meanwhile
         self._score_check_at = now + (SCORE_CHECK_S if self._score_there() else NO_SCORE_CHECK_S)
         if not worked or not self._score_settled():
             return
@@ -435,6 +504,10 @@ class Watch:
             times.append(max(self._nodes_at, self._nodes_tries.at))
         if self.phase == "stopping":
             times.append(self._stop_at + (STOP_GRACE_S if self.daemon_lives else STOP_TOOLS_LIMIT_S))
+        if self._release_order is not None:
+            times.append(self._release_at + STOP_TOOLS_LIMIT_S)
+        if self._leave_at is not None:
+            times.append(self._leave_at)
         for retry in (self._score_tries, self._attribute_tries, self._report_tries):
             if retry.failures:
                 times.append(retry.at)
@@ -460,6 +533,13 @@ class Watch:
 
     def _quiet(self, now: float) -> None:
         self._quiet_until = now + ATTRIBUTE_QUIET_S
+
+    def _may_speak(self, order: int) -> bool:
+        """Whether Pacemaker may be told anything of this daemon; an order that may not is answered."""
+        if self.adopted and self._release_order is None:
+            return True
+        self.answers.append((order, "no resource has adopted this daemon"))
+        return False
 
     def _answer_score(self, error: str | None) -> None:
         if self._score_order is not None:

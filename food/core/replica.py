@@ -65,6 +65,8 @@ class Replica:
         self.failure: str | None = None  # why the last promote failed, or why the leadership was lost
         self.ordered = False  # the cluster manager promoted us and has not demoted us
         self.expected: str | None = None  # node that will be primary, if the manager told us
+        self.withheld = ""  # why the cluster manager must not promote this node, whatever its log holds
+        self._judged_withheld = ""
         self._promote_deadline_ms = 0
         self._drain_until_ms: int | None = None
         self._handed_over_ms = now_ms - HAND_OVER_MS
@@ -362,9 +364,12 @@ class Replica:
         if role == "candidate":
             return None  # keep the score that made us a candidate
         wish = backup_wish(self.local, self.peers, self._in_sync(now_ms), now_ms, self.isolation_ms)
+        if self.withheld:
+            wish = Wish(None, f"{self.withheld}; {wish.why}")
         handing_over = self.wish.score == SCORE_PRIMARY and now_ms - self._handed_over_ms < HAND_OVER_MS
         if handing_over and wish.score is not None:
             return None  # the new primary's score comes first: a tie keeps the incumbent
+        changed, self._judged_withheld = changed or self.withheld != self._judged_withheld, self.withheld
         return self.scores.update(wish, now_ms, at_once=changed)
 
     def _in_sync(self, now_ms: int) -> bool:
