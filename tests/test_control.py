@@ -37,7 +37,7 @@ ME, OTHER, THIRD = Member("n1", "a"), Member("n2", "b"), Member("n3", "c")
 class Node:
     """A replica, its Control, and this test as its guardian, its agent, its disk and its peers."""
 
-    def __init__(self, nodes: tuple[str, ...] = ("n1",), confirming: bool = True):
+    def __init__(self, nodes: tuple[str, ...] = ("n1",), confirming: bool = True, external: bool = False):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pipe, self.link = ours, Link(theirs.detach())
         self.link._socket.setblocking(False)
@@ -47,7 +47,12 @@ class Node:
         self.replica = Replica(Local(blank(ME), "life", list(nodes)), 1500, self.now_ms)
         self.log: list[str] = []
         self.control = Control(
-            self.replica, self.link, "food", lambda level, text: self.log.append(f"{level}: {text}"), self.now_ms
+            self.replica,
+            self.link,
+            "food",
+            lambda level, text: self.log.append(f"{level}: {text}"),
+            self.now_ms,
+            external=external,
         )
         self.told: list[dict[str, Any]] = []
         self.sent: list[tuple[str, Message]] = []
@@ -459,3 +464,85 @@ def test_the_golden_reply_of_a_degraded_backup() -> None:
     reply = node.request("monitor")[0]
     node.close()
     assert reply["rc"] == 190 and list(reply) == ["v", "rc", "reason", "role"]
+
+
+# --- Started outside Pacemaker ---
+
+
+@pytest.fixture
+def outside() -> Iterator[Node]:
+    made = Node(external=True)
+    made.wait_ms(2_000)
+    yield made
+    made.close()
+
+
+def guardian_adopts(node: Node, name: str | None = "food") -> None:
+    node.control.adopted_by(name)
+
+
+def test_a_daemon_that_was_not_adopted_is_not_running(outside: Node) -> None:
+    assert outside.request("monitor")[0] == {"v": 1, "rc": 7, "reason": "not adopted by Pacemaker", "role": "backup"}
+    assert outside.request("promote")[0]["rc"] == 7
+    assert outside.scores() == [] and outside.orders("attributes") == [] and outside.orders("fail") == []
+    assert outside.replica.wish.score is None, "and no other node waits for it to be promoted"
+    assert outside.request("status")[0]["status"].endswith("not adopted by Pacemaker; ready for the first start")
+
+
+def test_an_adopt_is_answered_when_the_guardian_has_it_and_the_score_comes_at_once(outside: Node) -> None:
+    outside.confirming = False
+    reply = outside.request("adopt", settings={"degraded": "true"})
+    outside.turn(3)
+    assert outside.orders("adopt") == [{"degraded": "true"}] and reply == []
+    guardian_adopts(outside, "other")
+    outside.confirm()
+    outside.turn(2)
+    assert reply == [{"v": 1, "rc": 0, "reason": ""}]
+    assert outside.scores() == [10] and outside.request("monitor")[0]["rc"] == 0
+    outside.wait_ms(ATTRIBUTE_QUIET_MS + 100)
+    assert list(outside.orders("attributes")[0]) == ["other-state", "other-store"]
+
+
+def test_an_adopt_that_the_guardian_refuses_says_why(outside: Node) -> None:
+    outside.confirming = False
+    reply = outside.request("adopt", settings={})
+    outside.turn()
+    order = outside.told[-1]["order"]
+    outside.pipe.send(json.dumps({"done": order, "error": "the start has ended"}).encode())
+    outside.turn()
+    assert reply == [{"v": 1, "rc": 1, "reason": "adopt was not carried out: the start has ended"}]
+    assert outside.request("monitor")[0]["rc"] == 7
+
+
+def test_a_release_demotes_and_orders_nothing_behind_it(outside: Node) -> None:
+    guardian_adopts(outside)
+    outside.turn(2)
+    outside.request("promote")
+    outside.turn(5)
+    assert outside.replica.role == "primary"
+    outside.confirming = False
+    reply = outside.request("release")
+    outside.turn(3)
+    assert outside.replica.role == "backup" and outside.told[-1].get("release") and reply == []
+    assert outside.request("adopt", settings={})[0]["rc"] == 1, "one after the other"
+    outside.wait_ms(2_000)
+    assert "release" in outside.told[-1], "no score, no attribute behind it"
+    guardian_adopts(outside, None)
+    outside.confirm()
+    outside.turn()
+    assert reply == [{"v": 1, "rc": 0, "reason": ""}]
+    assert outside.request("monitor")[0]["rc"] == 7 and outside.replica.wish.score is None
+
+
+def test_a_release_that_the_guardian_does_not_carry_out_is_an_error(outside: Node) -> None:
+    guardian_adopts(outside)
+    outside.turn(2)
+    outside.confirming = False
+    reply = outside.request("release")
+    outside.wait_ms(9_600)
+    assert [answer["rc"] for answer in reply] == [1] and "release was not carried out" in reply[0]["reason"]
+
+
+def test_what_pacemaker_started_is_neither_adopted_nor_released(node: Node) -> None:
+    for action in ("adopt", "release"):
+        assert node.request(action, settings={})[0]["rc"] == 2

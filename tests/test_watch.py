@@ -281,3 +281,99 @@ def test_waking_times_lie_ahead() -> None:
         now = 1.0 + step / 7
         run(guard, now)
         assert now < guard.wake_at(now) <= now + 1.0
+
+
+# Started outside Pacemaker
+
+
+def adopted(role: str = "backup", score: int | None = 100) -> Watch:
+    guard = Watch(0.0, 1500, external=True)
+    guard.beat(1.0)
+    guard.role_is(role, 1.0)
+    guard.adopt()
+    guard.order_score(1, score, "in sync", False, 1.0)
+    guard.order_attributes(2, {"food-state": "in sync"}, 1.0)
+    run(guard, 5.0)
+    guard.answers.clear()
+    return guard
+
+
+def test_before_its_adoption_nothing_is_told_to_pacemaker() -> None:
+    guard = Watch(0.0, 1500, external=True)
+    guard.beat(1.0)
+    guard.role_is("backup", 1.0)
+    guard.order_score(1, 100, "in sync", False, 1.0)
+    guard.order_attributes(2, {"food-state": "in sync"}, 1.0)
+    guard.order_fail(3, "role did not move", 1.0)
+    assert [error for _, error in guard.answers] == ["no resource has adopted this daemon"] * 3
+    guard.order_release(4, 2.0)
+    assert guard.answers[3:] == [(4, None)]
+    assert run(guard, 60.0) == []
+    guard.died("killed by signal 9", 61.0)
+    assert run(guard, 61.0) == [] and guard.finished(61.0)
+
+
+def test_a_release_is_answered_when_score_and_attributes_are_gone() -> None:
+    guard = adopted()
+    guard.order_release(9, 6.0)
+    assert not guard.released(6.0) and guard.answers == []
+    assert run(guard, 6.0) == ["delete_score in sync", "delete_attribute food-state"]
+    assert guard.released(6.1) and guard.answers == [(9, None)]
+    assert not guard.released(6.1), "once"
+    assert run(guard, 60.0) == []
+    guard.adopt()
+    guard.order_score(10, 100, "in sync", False, 61.0)
+    assert run(guard, 61.0) == ["set_score 100"]
+
+
+def test_a_release_waits_for_a_tool_that_may_still_write() -> None:
+    guard = adopted()
+    guard.order_score(3, 10, "catching up", False, 6.0)
+    late = guard.next_job(6.0, busy=False)
+    assert late is not None and late.kind == "set_score"
+    guard.order_release(9, 6.0)
+    run(guard, 6.0)
+    assert not guard.released(6.1)
+    guard.done(late, True, None, "", 6.2)
+    assert not guard.released(6.2)
+    assert run(guard, 6.2) == ["delete_score catching up"]
+    assert guard.released(6.3)
+
+
+def test_a_release_that_the_tools_do_not_carry_out_is_refused_in_time() -> None:
+    guard = adopted()
+    guard.order_release(9, 6.0)
+    run(guard, 6.0, fails="delete_score")
+    assert not guard.released(6.1)
+    assert not guard.released(6.0 + watch.STOP_TOOLS_LIMIT_S)
+    assert guard.answers == [(9, "score and attributes could not be deleted in time")]
+    assert guard.adopted
+
+
+def test_a_death_during_a_release_is_no_failure() -> None:
+    guard = adopted()
+    guard.order_release(9, 6.0)
+    guard.died("killed by signal 9", 6.0)
+    assert not [job for job in run(guard, 6.1) if job.startswith("fail")]
+    guard.terminate(6.2)
+    run(guard, 6.2)
+    assert guard.finished(6.2)
+
+
+def test_a_dead_external_daemon_is_reported_and_then_left_to_who_started_it() -> None:
+    guard = adopted("primary", 1000)
+    guard.died("killed by signal 9", 10.0)
+    assert run(guard, 10.0) == ["delete_score the daemon is gone"]
+    assert "fail killed by signal 9" in run(guard, 10.0 + watch.ROLE_MOVE_LIMIT_S)
+    guard.leave(10.0 + watch.LEAVE_S - 0.1)
+    assert guard.phase == "dead"
+    guard.leave(10.0 + watch.LEAVE_S)
+    run(guard, 10.0 + watch.LEAVE_S)
+    assert guard.finished(10.0 + watch.LEAVE_S)
+
+
+def test_pacemakers_own_guardian_waits_for_its_stop() -> None:
+    guard = up()
+    guard.died("killed by signal 9", 10.0)
+    guard.leave(1000.0)
+    assert guard.phase == "dead"
