@@ -185,7 +185,7 @@ def test_a_learner_has_no_score() -> None:
     stage.run(1_000)
     assert stage.change("n1", "n1.1", "n2.1") is None
     stage.run(500)
-    assert wish(stage, "n3") == Wish(None, "learner: this store is not in member list 2")
+    assert wish(stage, "n3") == Wish(None, "learner: this store is not in member list 2; foodctl member add n3")
 
 
 def test_who_does_not_know_the_newest_list_has_no_score() -> None:

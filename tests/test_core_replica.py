@@ -316,12 +316,13 @@ def test_a_node_whose_list_is_gone_votes_again() -> None:
     own = replica(stage, "n3")
     own.local.nodes = ("n3", "n4", "n5")
     own.peers.heard.clear()
-    assert not own._introduced
+    sender = replica(stage, "n1").local.member
+    assert not own._introduced(sender)
     heard = {**replica(stage, "n1").peers.heard}
     for number, (_, old) in enumerate(sorted(heard.items()), 4):
         member = old.member._replace(node=f"n{number}", store=f"n{number}.1")
         own.peers.heard[member.store] = old._replace(member=member)
-    assert own._introduced
+    assert own._introduced(sender)
 
 
 # --- Reads ---

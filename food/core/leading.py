@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from . import quorum
 from .entries import pack_members
 from .local import Local
+from .members import LEVEL_ENTRIES
 from .message import Ack, Append, Entry, Epoch, Heartbeat, Kind, MemberList, Position
 from .state import BadCommand, Result
 
@@ -20,7 +21,6 @@ HEARTBEAT_MS = 100
 APPEND_MOST_BYTES = 512 * 1024
 PENDING_MOST = 20_000
 READ_MOST_MS = 2_000
-LEVEL_ENTRIES = 1_000  # under load every backup is some batches behind
 
 
 class Read(NamedTuple):
@@ -86,8 +86,8 @@ class Leading:
         self._reads_next.append(Read(whose, op, args, now_ms))
         return None
 
-    def change_members(self, members: MemberList) -> str | None:
-        """Appends the next member list, or returns why not. It rules from here on."""
+    def change_members(self, members: MemberList, whose: object = None) -> str | None:
+        """Appends the next member list, or returns why not. It rules from here on; answered once it is committed."""
         current, local = self._local.log.members, self._local
         assert current is not None
         if not self.serving or local.log.members_index > local.commit:
@@ -98,7 +98,9 @@ class Leading:
             return "a member list differs from the former by one store, and its number is one more"
         if local.store not in members.stores:
             return "the primary cannot remove itself: move the role first"
-        self._append(Kind.MEMBERS, pack_members(members))
+        index = self._append(Kind.MEMBERS, pack_members(members))
+        if whose is not None:
+            self.pending[index] = whose
         return None
 
     def end(self) -> None:
@@ -143,6 +145,11 @@ class Leading:
             for store in self._local.voters
             if store == own or (heard.get(store, since_ms) > since_ms and matched.get(store, -1) >= enough)
         ]
+
+    def behind(self, store: str) -> int:
+        """Entries that `store`, voter or learner, is not known to hold in this epoch."""
+        last = self._local.log.last.index
+        return last - self._matched.get(store, 0) if store != self._local.store else 0
 
     def _count(self) -> None:
         local = self._local

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from .entries import Log
+from .entries import Log, unpack_members
 from .message import NO_EPOCH, START, Entry, Epoch, Kind, Member, Message, Position
 from .ready import Ready, Save
 from .snapshot import Piece, Snapshot
@@ -39,7 +39,8 @@ class Local:
     def __init__(self, recovered: Recovered, life: str, nodes: Sequence[str]):
         self.member = recovered.member
         self.life = life
-        self.nodes = tuple(sorted(nodes))
+        self.nodes = tuple(sorted(nodes))  # Corosync's
+        self.founders: tuple[str, ...] | None = None  # told by command, for this process's life: `founding_nodes`
         self.starts = recovered.starts
         self.promise = recovered.promise
         self.log = recovered.log
@@ -71,6 +72,11 @@ class Local:
     def voters(self) -> tuple[str, ...]:
         """Stores of the ruling list; empty before the founding."""
         return self.log.members.stores if self.log.members else ()
+
+    @property
+    def founding_nodes(self) -> tuple[str, ...]:
+        """Whom it takes to found the cluster: every node of Corosync's list, or those that an operator named."""
+        return self.founders if self.founders and {*self.founders} <= {*self.nodes} else self.nodes
 
     def peers(self) -> list[str]:
         """Every other node worth talking to: those that Corosync names and those that vote."""
@@ -115,7 +121,7 @@ class Local:
         return entries[-1].index if entries else prev.index
 
     def advance(self, commit: int) -> list[tuple[int, Result]]:
-        """Raises the commit index and applies up to it; returns what each command answered."""
+        """Raises the commit index and applies up to it; returns what each command, and each member list, answers."""
         assert commit <= self.log.last.index, f"commit {commit} behind the log's end {self.log.last.index}"
         results: list[tuple[int, Result]] = []
         for index in range(self.commit + 1, commit + 1):
@@ -124,6 +130,8 @@ class Local:
                 results.append((index, self.state.apply(index, entry.data)))
             else:
                 self.state.skip(index)
+            if entry.kind == Kind.MEMBERS:
+                results.append((index, Result(0, unpack_members(entry.data))))
         self.commit = max(self.commit, commit)
         assert self.state.applied == self.commit
         return results

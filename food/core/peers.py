@@ -55,7 +55,7 @@ class Peers:
     def _answered(self) -> bool:
         """Whether enough nodes have answered this process to vote, or to found."""
         if self._local.log.members is None:
-            return len(self.heard) >= len(self._local.nodes) - 1
+            return len(self.heard) >= len(self._local.founding_nodes) - 1
         return quorum.holds(self._local.voters, {self._local.store, *self.heard})
 
     def on_answer(self, sender: Member, answer: Answer) -> str | None:
@@ -100,7 +100,9 @@ def backup_wish(local: Local, peers: Peers, in_sync: bool, now_ms: int, isolatio
         return _founding_wish(local, recent)
     members = local.log.members
     if not local.listed:
-        return Wish(None, f"learner: this store is not in member list {members.number}")
+        command = "replace" if any(m.node == local.member.node for m in members.members) else "add"
+        remedy = f"foodctl member {command} {local.member.node}"
+        return Wish(None, f"learner: this store is not in member list {members.number}; {remedy}")
     newer = next((h for h in recent.values() if _rules(h.answer, members.number)), None)
     if newer:
         return Wish(None, f"catching up: {newer.member.node} knows a newer member list")
@@ -119,14 +121,20 @@ def _rules(answer: Answer, number: int) -> bool:
 
 
 def _founding_wish(local: Local, recent: dict[str, Heard]) -> Wish:
-    """Before the founding: a candidate needs every node, empty and of one mind about who the nodes are."""
+    """Before the founding: a candidate needs every node, empty and of one mind about who the nodes are.
+
+    An empty node that was not named needs no catching up yet, and still prevents a founding with fewer: it has
+    another list. All are here then, and can found together.
+    """
+    nodes = local.founding_nodes
     founded = next((h.member.node for h in recent.values() if h.answer.last != START), None)
     if founded:
         return Wish(None, f"empty: waiting for the log from {founded}")
-    missing = sorted(set(local.nodes) - {local.member.node} - {h.member.node for h in recent.values()})
+    missing = sorted(set(nodes) - {local.member.node} - {h.member.node for h in recent.values()})
     if missing:
-        return Wish(None, f"first start needs every node once: awaiting {', '.join(missing)}")
-    other = next((h for h in recent.values() if h.answer.nodes != local.nodes), None)
+        whom = "every node" if nodes == local.nodes else ", ".join(nodes)
+        return Wish(None, f"first start needs {whom} once: awaiting {', '.join(missing)}")
+    other = next((h for h in recent.values() if h.answer.nodes != nodes), None)
     if other:
         return Wish(None, f"first start: {other.member.node} has another node list ({', '.join(other.answer.nodes)})")
     return Wish(SCORE_ELIGIBLE, "ready for the first start")

@@ -63,9 +63,9 @@ class Promotion:
         self._send_seals(now_ms)
 
     def _enough(self, stores: set[str]) -> bool:
-        """A majority of our list; before the founding every node that Corosync names."""
+        """A majority of our list; before the founding every founding node."""
         if self._local.log.members is None:
-            return {self._members[store].node for store in stores} >= set(self._local.nodes)
+            return {self._members[store].node for store in stores} >= set(self._local.founding_nodes)
         return quorum.holds(self._local.voters, stores)
 
     # --- Step 1: seal ---
@@ -90,7 +90,7 @@ class Promotion:
     def on_saved(self, now_ms: int) -> None:
         """The own promise is durable: the own answer counts."""
         if self.epoch and self._local.store not in self._sealed:
-            self._sealed[self._local.store] = Sealed(self.epoch, self._local.log.last, 0, self._local.nodes)
+            self._sealed[self._local.store] = Sealed(self.epoch, self._local.log.last, 0, self._local.founding_nodes)
             self._advance(now_ms)
 
     # --- Steps 2 and 3: adopt the best log, and count again in its list ---
@@ -119,7 +119,7 @@ class Promotion:
         return f"this store is not in member list {members.number}: it cannot be primary"
 
     def _found(self, counted: set[str]) -> None:
-        """Founds the cluster: every node, each blank, each with the same node list, answered this epoch.
+        """Founds the cluster: every founding node, each blank, each with the same node list, answered this epoch.
 
         One disk's loss in between harms nothing: only the stores that answered are in the list.
         """
@@ -127,13 +127,14 @@ class Promotion:
         sealed = {self._members[store]: answer for store, answer in self._sealed.items()}
         if local.log.last != START or any(answer.last != START for answer in sealed.values()):
             return
-        if sorted(member.node for member in sealed) != list(local.nodes):
-            return
-        different = next((m.node for m, answer in sealed.items() if answer.nodes != local.nodes), None)
+        nodes = local.founding_nodes
+        different = next((m.node for m, answer in sorted(sealed.items()) if answer.nodes != nodes), None)
         if different:
-            self.failed = f"{different} has another node list than {', '.join(local.nodes)}: not founding"
+            self.failed = f"{different} has another node list than {', '.join(nodes)}: not founding"
             return
-        assert len(counted) == len(local.nodes) and self.epoch is not None
+        if sorted(member.node for member in sealed) != list(nodes):
+            return
+        assert len(counted) == len(nodes) and self.epoch is not None
         self.founding = MemberList(1, f"{local.store}-{local.life}", tuple(sorted(sealed)))
         self.won = True
 
@@ -192,7 +193,7 @@ class Promotion:
         local = self._local
         answered = {local.store, *(self._sealed if self.epoch else self._answers)}
         names = {self._members[store].node for store in answered if store in self._members}
-        wanted = {m.node for m in local.log.members.members} if local.log.members else set(local.nodes)
+        wanted = {m.node for m in local.log.members.members} if local.log.members else set(local.founding_nodes)
         silent = ", ".join(sorted(wanted - names))
         if self._fetcher:
             return f"the log of {self._fetcher.source.node} is better and did not arrive"

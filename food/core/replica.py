@@ -17,7 +17,9 @@ from .donor import Donor
 from .following import Following
 from .leading import Leading
 from .local import Local
+from .members import ANSWERING_MS, Change, next_list
 from .message import (
+    START,
     Ack,
     Answer,
     Append,
@@ -90,14 +92,17 @@ class Replica:
     def wish(self) -> Wish:
         return self.scores.wish
 
-    @property
-    def _introduced(self) -> bool:
+    def _introduced(self, sender: Member) -> bool:
         """Whether a majority has told this process what it remembers of this store: only then may it vote.
 
         A store that was copied or rolled back has lost promises; the first answers expose it (food/core/peers.py).
+        So may have one that does not find itself in the list that it holds: others may hold a later list. An empty
+        one knows no list, but `sender`, who would count it, has asked it if it was ever there before.
         """
         local, heard = self.local, self.peers.heard
-        if not local.listed or quorum.holds(local.voters, {local.store, *heard}):
+        if not local.log.members:
+            return sender.store in heard
+        if quorum.holds(local.voters, {local.store, *heard}):
             return True
         # The list may have moved on while this node was away, and those who were in it may be gone for good.
         nodes = {member.node for member, _, _ in heard.values()}
@@ -146,6 +151,41 @@ class Replica:
 
     def read_stale(self, whose: object, op: object, args: list[Any]) -> None:
         self.local.ready.answers.append((whose, self.local.state.query(op, args)))
+
+    def change_members(self, whose: object, change: Change, now_ms: int) -> None:
+        """An operator's command, at the primary: answered with the list once it is committed, or with why not."""
+        leading = self.leading
+        if not leading or not leading.serving or leading.draining:
+            return self._not_primary(whose)
+        answering = [heard.member for heard in self.peers.recent(now_ms, ANSWERING_MS).values()]
+        verdict = next_list(change, self.local, answering, leading.behind)
+        if isinstance(verdict, Result):
+            return self.local.ready.answers.append((whose, verdict))
+        refused = leading.change_members(verdict, whose)
+        assert refused is None, refused
+        verb = "added" if change.op == "add" else "removed"
+        self.local.event(f"member list {verdict.number}: {change.member.node} {verb} by command")
+        return None
+
+    def found(self, whose: object, names: list[str]) -> None:
+        """An operator names the nodes that found the cluster, to each of them; holds for this process's life only.
+
+        Nothing becomes durable by it: the founding asks every named node whether it is empty and was told the same.
+        """
+        local, node = self.local, self.local.member.node
+        named = tuple(sorted(set(names)))
+        unknown = sorted(set(named) - set(local.nodes))
+        if local.log.last != START or local.log.members:
+            answer = Result("refused", {"text": f"{node} has a log: its cluster is founded already"})
+        elif unknown:
+            answer = Result("refused", {"text": f"Corosync's node list of {node} lacks {', '.join(unknown)}"})
+        elif node not in named:
+            answer = Result("refused", {"text": f"{node} is not among those that are to found the cluster"})
+        else:
+            local.founders = None if named == local.nodes else named
+            local.event(f"first start: to be founded by {', '.join(named)}, by command")
+            answer = Result(0, list(named))
+        local.ready.answers.append((whose, answer))
 
     def _not_primary(self, whose: object) -> None:
         text = f"{self.local.member.node} is not the primary"
@@ -202,7 +242,7 @@ class Replica:
                 last=local.log.last,
                 commit=local.commit,
                 list_number=local.log.members.number if local.log.members else 0,
-                nodes=local.nodes,
+                nodes=local.founding_nodes,
                 role=self.role,
                 score=self.wish.score,
                 matched=matched,
@@ -216,7 +256,7 @@ class Replica:
     def _on_seal(self, sender: Member, epoch: Epoch) -> None:
         """Promise, durably, to refuse older epochs. Step down first; the answer leaves after the save."""
         local = self.local
-        if epoch.candidate != sender.store or not self._introduced:
+        if epoch.candidate != sender.store or not self._introduced(sender):
             return None
         if epoch != local.promise:
             if epoch.number <= local.promise.number:
@@ -226,7 +266,7 @@ class Replica:
             local.promise_epoch(epoch)
             local.event(f"epoch {epoch.number}: promised to {sender.node}")
         number = local.log.members.number if local.log.members else 0
-        local.send(sender.node, Sealed(epoch, local.log.last, number, local.nodes))
+        local.send(sender.node, Sealed(epoch, local.log.last, number, local.founding_nodes))
         return None
 
     def _refuse(self, sender: Member) -> None:
@@ -258,7 +298,7 @@ class Replica:
     def _follow(self, sender: Member, epoch: Epoch, now_ms: int) -> Following | None:
         """The Following of this epoch, begun if it is new; None when the sender was refused or ignored."""
         local = self.local
-        if epoch.candidate != sender.store or not self._introduced:
+        if epoch.candidate != sender.store or not self._introduced(sender):
             return None
         if epoch != local.promise:
             if epoch.number <= local.promise.number:

@@ -281,6 +281,29 @@ def rolled_back_store() -> None:
     assert stage.node("n2").disk.member.store == "n2.2"
 
 
+def rolled_back_to_before_it_was_a_member() -> None:
+    """A store that does not find itself in its list may be in a later one: it too asks before it votes."""
+    stage = founded(3)
+    assert stage.change("n1", "n1.1", "n2.1") is None
+    stage.run(500)
+    stage.node("n3").image = stage.node("n3").disk.copy()
+    stage.restart("n3")
+    stage.run(1_000)
+    assert stage.change("n1", "n1.1", "n2.1", "n3.1") is None
+    stage.run(500)
+    stage.propose("n1", b"a")
+    stage.flow("n1", "n3")
+    assert stage.answer_to(b"a") == 0
+    stage.node("n1").crash()
+    stage.node("n3").roll_back()
+    stage.node("n3").start()
+    stage.drop()
+    stage.promote("n2", "n2", "n3")
+    stage.run(1_000, "n2", "n3")
+    assert stage.role("n2") == "candidate"
+    assert stage.node("n3").disk.member.store == "n3.2"
+
+
 RULES: tuple[tuple[Callable[[], None], str], ...] = (
     (heartbeat_over_an_old_tail, "matched_not_reset"),
     (commit_over_an_old_tail, "commit_up_to_what_is_held"),
@@ -296,6 +319,7 @@ RULES: tuple[tuple[Callable[[], None], str], ...] = (
     (replay_ends_at_the_saved_commit, "replayed_past_the_commit"),
     (acknowledged_only_when_saved, "acknowledged_before_the_save"),
     (rolled_back_store, "rolled_back_store_votes"),
+    (rolled_back_to_before_it_was_a_member, "unlisted_store_votes_at_once"),
 )
 
 

@@ -91,6 +91,11 @@ def rolled_back_store_votes(original: Any, self: Replica, sender: Member, messag
         original(self, sender, message, now_ms)
 
 
+@defect(Replica, "_introduced")
+def unlisted_store_votes_at_once(original: Any, self: Replica, sender: Member) -> bool:
+    return not self.local.listed or bool(original(self, sender))
+
+
 # --- Promotion ---
 
 
