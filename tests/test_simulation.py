@@ -32,6 +32,9 @@ BY_CHANCE = (
     "sessions_outside_the_snapshot",
     "results_outside_the_snapshot",
     "pieces_of_snapshots_mixed",
+    "list_that_cannot_commit",
+    "old_look_at_the_list",
+    "list_answered_at_its_append",
     "read_without_a_round",
     "duplicates_applied_again",
 )

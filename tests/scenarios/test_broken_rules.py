@@ -10,7 +10,7 @@ from sim.invariants import Violation
 from sim.limits import limited
 from sim.stage import Stage, founded
 
-from food.core.message import Ack, Append, Fetch, FetchChunk, Heartbeat, Range, Refused, Seal, Sealed
+from food.core.message import Ack, Answer, Append, Ask, Fetch, FetchChunk, Heartbeat, Range, Refused, Seal, Sealed
 
 
 def heartbeat_over_an_old_tail() -> None:
@@ -304,6 +304,34 @@ def rolled_back_to_before_it_was_a_member() -> None:
     assert stage.node("n3").disk.member.store == "n3.2"
 
 
+def two_foundings() -> None:
+    """Who is to found the cluster counts only if every one of them was told the same."""
+    stage = Stage(5)
+    for name in ("n1", "n2"):
+        stage.tell(name, "n1", "n2", "n3")
+    for name in ("n3", "n4", "n5"):
+        stage.tell(name, "n3", "n4", "n5")
+    stage.run(500, "n1", "n2", "n3")
+    stage.node("n1").running.promote(stage.now, stage.now + 5_000)
+    stage.turn("n1")
+    while wired := next(
+        (w for w in stage.wire if w.target == "n2" or isinstance(w.message, Ask | Answer | Seal)), None
+    ):
+        stage.deliver(wired)
+        while to_n1 := next((w for w in stage.wire if w.target == "n1"), None):
+            stage.deliver(to_n1)
+    stage.propose("n1", b"a")
+    stage.flow("n1", "n2")
+    for name in ("n1", "n2"):
+        stage.node(name).crash()
+    stage.restart("n3")
+    stage.tell("n3", "n3", "n4", "n5")
+    stage.run(1_000, "n3", "n4", "n5")
+    stage.promote("n4", "n3", "n4", "n5")
+    assert stage.role("n4") == "primary"
+    assert stage.answer_to(b"a") != 0
+
+
 RULES: tuple[tuple[Callable[[], None], str], ...] = (
     (heartbeat_over_an_old_tail, "matched_not_reset"),
     (commit_over_an_old_tail, "commit_up_to_what_is_held"),
@@ -319,6 +347,7 @@ RULES: tuple[tuple[Callable[[], None], str], ...] = (
     (replay_ends_at_the_saved_commit, "replayed_past_the_commit"),
     (acknowledged_only_when_saved, "acknowledged_before_the_save"),
     (rolled_back_store, "rolled_back_store_votes"),
+    (two_foundings, "founders_not_compared"),
     (rolled_back_to_before_it_was_a_member, "unlisted_store_votes_at_once"),
 )
 

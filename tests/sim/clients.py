@@ -11,6 +11,7 @@ from food.core.state import Result
 from .invariants import Violation
 from .model import Version
 from .node import Node, Request
+from .operators import Order
 
 if TYPE_CHECKING:
     from .simulator import Simulation
@@ -149,6 +150,9 @@ class Clients:
 
     def answered(self, node: Node, whose: object, result: Result) -> None:
         """An answer leaves `node`: judged here, whether or not it arrives."""
+        if isinstance(whose, Order):
+            self.world.operators.answered(node, whose, result)
+            return
         assert isinstance(whose, Whose)
         watch = self.world.watch
         if whose.read:

@@ -10,16 +10,17 @@ from contextlib import contextmanager, suppress
 from typing import Any
 from unittest.mock import patch
 
-from food.core import quorum
+from food.core import members, quorum, replica
 from food.core.following import Following
 from food.core.leading import Leading, Read
 from food.core.local import Local, Recovered
+from food.core.members import Change
 from food.core.message import Entry, Epoch, Kind, Member, MemberList, Message, Position
 from food.core.promotion import Promotion
 from food.core.ready import Ready
 from food.core.replica import Replica, StoreUnusable
 from food.core.snapshot import Piece
-from food.core.state import Session, State, decode
+from food.core.state import Result, Session, State, decode
 from food.driver import Shell
 
 from . import node as sim_node
@@ -217,17 +218,43 @@ def results_outside_the_snapshot(original: Any, self: State, *args: Any) -> None
 
 
 @defect(Leading, "change_members")
-def two_lists_at_once(original: Any, self: Leading, members: MemberList) -> str | None:
+def two_lists_at_once(original: Any, self: Leading, *args: Any) -> str | None:
     with patch.object(type(self._local.log), "members_index", 0):
-        refused: str | None = original(self, members)
+        refused: str | None = original(self, *args)
     return refused
 
 
 @defect(Leading, "change_members")
-def list_before_the_barrier(original: Any, self: Leading, members: MemberList) -> str | None:
+def list_before_the_barrier(original: Any, self: Leading, *args: Any) -> str | None:
     with patch.object(Leading, "serving", True):
-        refused: str | None = original(self, members)
+        refused: str | None = original(self, *args)
     return refused
+
+
+@defect(members, "_committable")
+def list_that_cannot_commit(original: Any, *args: Any) -> None:
+    return None
+
+
+@defect(replica, "next_list")
+def old_look_at_the_list(original: Any, change: Change, own: Local, *args: Any) -> Any:
+    assert own.log.members
+    return original(change._replace(number=own.log.members.number), own, *args)
+
+
+@defect(Leading, "change_members")
+def list_answered_at_its_append(original: Any, self: Leading, members: MemberList, whose: object = None) -> str | None:
+    refused: str | None = original(self, members, whose)
+    if whose is not None and refused is None:
+        self._local.ready.answers.append((self.pending.pop(self._local.log.last.index), Result(0, members)))
+    return refused
+
+
+@defect(Promotion, "_found")
+def founders_not_compared(original: Any, self: Promotion, counted: set[str]) -> None:
+    nodes = self._local.founding_nodes
+    self._sealed = {store: sealed._replace(nodes=nodes) for store, sealed in self._sealed.items()}
+    original(self, counted)
 
 
 # --- Clients ---

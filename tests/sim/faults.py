@@ -1,10 +1,8 @@
-"""What goes wrong while faults last: crashes, pauses, cuts, bad weather, lost disks and member changes."""
+"""What goes wrong while faults last: crashes, pauses, cuts, bad weather, lost disks, and Corosync's list changed."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-
-from food.core.message import Member, MemberList
 
 from .network import FAIR
 from .node import CRASH_POINTS, Node
@@ -28,7 +26,7 @@ class Faults:
         rng, temper = self.world.rng, self.world.temper
         chance = rng.random()
         if chance < temper.lists:
-            self.change_members()
+            self.change_nodes() if rng.random() < 0.1 else self.world.operators.change()
         elif rng.random() < temper.wipes:
             self.roll_back() if rng.random() < 0.4 else self.wipe()
         else:
@@ -73,7 +71,7 @@ class Faults:
         world = self.world
         node = world.rng.choice(world.nodes)
         store = node.disk.member.store
-        if world.watch.members is None or not world.watch.may_lose(store, self.lost):
+        if not world.watch.may_lose(store, self.lost) or not self._data_left(node):
             return
         world.count("disk lost")
         self.lost[store] = None
@@ -102,30 +100,25 @@ class Faults:
         # The limit: whoever was alone in the list of that time asks nobody before it leads.
         members = node.image.members if node.image else None
         older = older and (members is None or len(members.members) > 1)
-        return older and bool(others) and min(others) >= starts and self.world.watch.may_lose(store, self.lost)
+        older = older and bool(others) and min(others) >= starts
+        return older and self.world.watch.may_lose(store, self.lost) and self._data_left(node)
 
-    def change_members(self) -> None:
-        """An operator at some primary: replaces a lost store, adds a learner, or removes anybody."""
+    def _data_left(self, without: Node) -> bool:
+        """The limit: if no node that Corosync names has a log, they are a first start, whoever else has one."""
+        world = self.world
+        return any(node.name in world.corosync and node is not without and node.disk.last.index for node in world.nodes)
+
+    def change_nodes(self) -> None:
+        """A node is taken out of Corosync, or put back; every other node hears of it in its own time."""
         world, rng = self.world, self.world.rng
-        leaders = [n for n in world.nodes if n.replica and n.replica.leading and n.paused_until_ms <= world.now]
-        if not leaders:
+        name = rng.choice(world.names)
+        if name in world.corosync and not self._data_left(world.node(name)):
             return
-        leader = rng.choice(leaders)
-        leading, current = leader.running.leading, leader.running.local.log.members
-        assert leading and current
-        here = {node.disk.member: None for node in world.nodes}
-        changes: list[tuple[Member, ...]] = []
-        for member in current.members:
-            changes.append(tuple(other for other in current.members if other != member))
-        for learner in here:
-            if learner not in current.members:
-                changes.append(tuple(sorted((*current.members, learner))))
-        allowed = [new for new in changes if new and self._alive(new) >= len(new) // 2 + 1]
-        if allowed:
-            new = MemberList(current.number + 1, current.cluster, rng.choice(allowed))
-            why_not = leading.change_members(new)
-            world.count("list refused" if why_not else "list changed")
-            leader.turn()
-
-    def _alive(self, members: tuple[Member, ...]) -> int:
-        return sum(member.store not in self.lost for member in members)
+        world.count("Corosync's nodes changed")
+        if name in world.corosync:
+            world.node(name).crash()
+        world.corosync = sorted({*world.corosync} ^ {name})
+        for node in world.nodes:
+            world.after(rng.randrange(300), node.hear_of_nodes)
+        if name in world.corosync:
+            world.node(name).start()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from food.core.entries import Log, unpack_members
 from food.core.leading import Leading
+from food.core.members import Change
 from food.core.message import (
     START,
     Ack,
@@ -17,6 +18,7 @@ from food.core.message import (
     Epoch,
     Heartbeat,
     Kind,
+    Member,
     MemberList,
     Message,
     Position,
@@ -67,6 +69,7 @@ class Invariants:
         self.model = Model()
         self.members: MemberList | None = None  # the newest committed list
         self.lists: dict[int, list[MemberList]] = {}  # every list ever appended, by number
+        self.asked: set[tuple[int, str, Member]] | None = None  # what operators asked for; None: scripts change lists
         self._written: dict[Position, tuple[Position, Entry]] = {}  # every entry ever, and what it stands behind
         self._leaders: dict[Epoch, tuple[str, int, dict[int, Epoch], int]] = {}
         self._sealed_by: dict[str, Epoch] = {}  # store: the greatest epoch it told anybody it promised
@@ -192,6 +195,10 @@ class Invariants:
         must(new.number == old.number + 1 and new.cluster == old.cluster, "a list's number rises by one")
         a, b = set(old.stores), set(new.stores)
         must(len(a ^ b) == 1, "neighbouring lists differ by one store")
+        if self.asked is not None:
+            (member,) = set(old.members) ^ set(new.members)
+            asked = (old.number, "add" if member in new.members else "remove", member)
+            must(asked in self.asked, "a list differs from the one that an operator saw by what was asked for")
         must(len(a) // 2 + 1 + len(b) // 2 + 1 > len(a | b), "neighbouring member lists' majorities overlap")
 
     def _list_at(self, position: Position) -> MemberList | None:
@@ -331,6 +338,16 @@ class Invariants:
             ),
             "a linearizable read returns at least the latest acknowledged write",
         )
+
+    def on_list_answer(self, node: Node, change: Change, answered: MemberList) -> None:
+        """An operator is told that a change is done: the list that says so is committed."""
+        self._progress(node)
+        newest = next(entry for entry in reversed(self.ledger) if entry.kind == Kind.MEMBERS)
+        committed = [unpack_members(entry.data) for entry in self.ledger if entry.kind == Kind.MEMBERS]
+        must(answered in committed, "a list that an operator is told of is committed")
+        must((change.member in answered.members) == (change.op == "add"), "what an operator is told is done, is done")
+        if answered == unpack_members(newest.data):
+            must(answered == node.running.local.log.members_at(len(self.ledger)), "the list that rules is everywhere")
 
     # --- Which disks may be lost ---
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from food.core.local import Local
+from food.core.members import Change
 from food.core.message import Member, Message
 from food.core.ready import Save
 from food.core.replica import Replica, StoreUnusable
@@ -26,11 +27,13 @@ class Crash(Exception):
 
 
 class Request(NamedTuple):
-    """A client's frame. `command` is a write; otherwise `key` is read."""
+    """A frame: a write (`command`), a read (`key`), or an operator's command."""
 
     whose: Any
     command: bytes | None
     key: bytes | None
+    change: Change | None = None
+    names: tuple[str, ...] = ()
 
 
 class Node:
@@ -43,6 +46,7 @@ class Node:
         self.disk = Disk(Member(name, f"{name}.1"))
         self.replica: Replica | None = None
         self.inbox: list[tuple[Member, Message] | Request] = []
+        self.wiped_ms = -1_000_000
         self.image: Disk | None = None  # taken earlier, for a rollback
         self.armed: str | None = None  # crash at this point of the next turn that gets there
         self.paused_until_ms = 0
@@ -63,11 +67,11 @@ class Node:
     # --- Life ---
 
     def start(self) -> None:
-        if self.replica:
+        if self.replica or not self.world.may_start(self):
             return
         self._life += 1
         recovered = self.disk.recover()
-        local = Local(recovered, f"{self.name}/{self._life}", self.world.names)
+        local = Local(recovered, f"{self.name}/{self._life}", self.world.corosync)
         self.replica = Replica(local, ISOLATION_MS, self.world.now)
         self.world.watch.on_start(self)
         self._tick_due_ms = self.world.now
@@ -85,6 +89,7 @@ class Node:
     def wipe(self) -> None:
         """The node comes back with an empty disk: as somebody else."""
         self.crash()
+        self.wiped_ms = self.world.now
         self.disks += 1
         self.disk = Disk(Member(self.name, f"{self.name}.{self.disks}"))
         self.image = None
@@ -94,6 +99,11 @@ class Node:
         assert self.image
         self.crash()
         self.disk, self.image = self.image, None
+
+    def hear_of_nodes(self) -> None:
+        """Corosync's node list has changed."""
+        if self.replica:
+            self.replica.local.nodes = tuple(self.world.corosync)
 
     def _tick(self, life: int) -> None:
         if life == self._life:
@@ -155,7 +165,11 @@ class Node:
         self.world.watch.on_turned(self)
 
     def _request(self, replica: Replica, request: Request, now: int) -> None:
-        if request.command is not None:
+        if request.change is not None:
+            replica.change_members(request.whose, request.change, now)
+        elif request.names:
+            replica.found(request.whose, list(request.names))
+        elif request.command is not None:
             replica.propose(request.whose, request.command)
         else:
             replica.read(request.whose, "get", [request.key], now)

@@ -18,11 +18,14 @@ from .limits import limited
 from .manager import Manager
 from .network import FAIR, Network
 from .node import Node
+from .operators import Operators
 from .tempers import Temper, temper
 
 CHAOS_MS = 8_000
 SERVE_WITHIN_MS = 8_000  # plus the scores' hold-down, which doubles with every loss
 CONVERGE_WITHIN_MS = 6_000
+MEND_WITHIN_MS = 8_000  # some seconds a member: lists are changed one at a time
+MEND_MS = 100
 TRACE_LINES_MOST = 200_000
 
 
@@ -47,8 +50,10 @@ class Simulation:
         self._trace: list[str] | None = [] if trace else None
         self.counts: Counter[str] = Counter()
         self.temper = steer or temper(self.rng)
-        self.chaos = True
+        self.chaos, self.mended = True, False
         self.names = [f"n{number}" for number in range(1, self.rng.choice(self.temper.sizes) + 1)]
+        self.corosync = self.names
+        self.late_ms = self.rng.randrange(1_000, CHAOS_MS)  # a node that misses the first start comes by then
         self.network = Network(self.rng)
         self.watch = Invariants(self)
         self.nodes = [Node(self, name) for name in self.names]
@@ -56,11 +61,15 @@ class Simulation:
         self.clients = Clients(self, self.rng.choice((2, 3, 4)))
         self.manager = Manager(self)
         self.faults = Faults(self)
+        self.operators = Operators(self)
 
     # --- What the parts of the world use ---
 
     def node(self, name: str) -> Node:
         return self._by_name[name]
+
+    def may_start(self, node: Node) -> bool:
+        return node.name in self.corosync and (not self.chaos or self.operators.may_start(node))
 
     def after(self, delay_ms: int, action: Callable[..., None], *args: Any) -> None:
         self._ticket += 1
@@ -114,6 +123,8 @@ class Simulation:
     def _run(self) -> None:
         for node in self.nodes:
             self.after(self.rng.randrange(50), node.start)
+            if not self.operators.may_start(node):
+                self.after(self.late_ms + 1, node.start)
         self.after(200, self._managing)
         self._until(CHAOS_MS, lambda: False)
         self._calm()
@@ -124,6 +135,14 @@ class Simulation:
             raise Violation(f"liveness: no read served within {within_ms} ms: {self._why()}")
         if not self._until(CONVERGE_WITHIN_MS, self._level):
             raise Violation(f"liveness: backups do not catch up within {CONVERGE_WITHIN_MS} ms: {self._why()}")
+        self._mending()
+        if not self._until(MEND_WITHIN_MS, lambda: self.mended):
+            raise Violation(f"liveness: not every node is a member within {MEND_WITHIN_MS} ms: {self._why()}")
+
+    def _mending(self) -> None:
+        self.mended = self.operators.mend()
+        if not self.mended:
+            self.after(MEND_MS, self._mending)
 
     def _until(self, most_ms: int, done: Callable[[], bool]) -> bool:
         end = self.now + most_ms
@@ -152,10 +171,13 @@ class Simulation:
         self.chaos = False
         donor.RANGE_MOST_BYTES = 2_000  # a backup must be able to overtake the clients
         self.network.cuts, self.network.weather = {}, FAIR
+        self.corosync = self.names
         for node in self.nodes:
             node.armed, node.paused_until_ms = None, 0
-            if not node.up:
-                node.start()
+            node.start()
+            node.hear_of_nodes()
+        if not self.watch.lists:
+            self.operators.found_all()
 
     def _hold_ms(self) -> int:
         return max(node.running.scores._hold_ms for node in self.nodes)

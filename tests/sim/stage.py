@@ -10,6 +10,7 @@ from typing import Any
 
 import msgpack
 
+from food.core.members import Change
 from food.core.message import Answer, Ask, Member, MemberList, Message
 from food.core.state import Result
 
@@ -41,6 +42,7 @@ class Stage:
 
     def __init__(self, size: int) -> None:
         self.names = [f"n{number}" for number in range(1, size + 1)]
+        self.corosync = self.names
         self.now = 1_000
         self.rng: Any = NoChance()
         self.watch = Invariants(self)  # type: ignore[arg-type]  # has what the invariants look at
@@ -49,7 +51,7 @@ class Stage:
         self.answers: list[tuple[Any, Result]] = []
         self.log: list[str] = []
         self.nodes = [Node(self, name) for name in self.names]  # type: ignore[arg-type]  # as above
-        self._reads = 0
+        self._reads = self._commands = 0
         for node in self.nodes:
             node.start()
 
@@ -57,6 +59,9 @@ class Stage:
 
     def node(self, name: str) -> Node:
         return self.nodes[self.names.index(name)]
+
+    def may_start(self, node: Node) -> bool:
+        return True
 
     def after(self, delay_ms: int, action: Callable[..., None], *args: Any) -> None:
         """Nothing happens by itself."""
@@ -197,6 +202,29 @@ class Stage:
         refused = node.running.leading.change_members(MemberList(current.number + 1, current.cluster, members))
         node.turn()
         return refused
+
+    def command(self, name: str, op: str, store: str, number: int | None = None, force: bool = False) -> str:
+        """An operator's change of members arrives there; returns whose answer it is."""
+        members = self.node(name).running.local.log.members
+        if number is None:
+            number = members.number if members else 0
+        self._commands += 1
+        whose = f"command {self._commands}"
+        change = Change(number, op, Member(store.partition(".")[0], store), force)
+        self.node(name).take(Request(whose, None, None, change=change))
+        self.node(name).turn()
+        return whose
+
+    def tell(self, name: str, *names: str) -> str:
+        """An operator names the nodes that are to found the cluster."""
+        self._commands += 1
+        whose = f"command {self._commands}"
+        self.node(name).take(Request(whose, None, None, names=names))
+        self.node(name).turn()
+        return whose
+
+    def result(self, asked: str) -> Result | None:
+        return next((result for whose, result in self.answers if whose == asked), None)
 
     def start(self, name: str) -> None:
         """Starts it and lets it ask around, as long as nothing but questions and answers moves."""

@@ -17,7 +17,8 @@ class Temper(NamedTuple):
     faults_ms: tuple[int, ...] = (200, 400, 800)  # at most between two faults
     strike: float = 0.2  # share of crashes, pauses and cuts that hit a primary
     wipes: float = 0.1
-    lists: float = 0.0
+    lists: float = 0.0  # changes of members, and of Corosync's nodes
+    fewer: float = 0.0  # chance that the first start is made with fewer nodes
     weathers: tuple[Weather, ...] = (
         FAIR,
         Weather(loss=0.02, double=0.02, slow=0.05),
@@ -27,12 +28,14 @@ class Temper(NamedTuple):
 
 
 ANY = (1, 2, 2, 3, 3, 3, 3, 4, 4, 5, 5, 6, 7)
-USUAL = Temper("usual", ANY)
+USUAL = Temper("usual", ANY, lists=0.02, fewer=0.1)
 CALM = Temper("calm", ANY, hostile=0.1, manage_ms=500, faults_ms=(800, 1500), wipes=0.0)
 # Primaries die or are cut off as soon as they lead, and little arrives: old tails, Raft's figure 8.
 CHURN = Temper("churn", (3, 3, 4, 5), hostile=0.7, manage_ms=150, faults_ms=(200, 400), strike=0.8)
 # Lists change all the time, many of them never committed.
-LISTS = Temper("lists", (2, 3, 3, 4, 4, 5), manage_ms=150, faults_ms=(100, 200), strike=0.5, wipes=0.1, lists=0.5)
+LISTS = Temper(
+    "lists", (2, 3, 3, 4, 4, 5), manage_ms=150, faults_ms=(100, 200), strike=0.5, wipes=0.1, lists=0.5, fewer=0.2
+)
 # Snapshots: small limits, backups long away.
 LAG = Temper("lag", (2, 3, 3, 5), small=1.0, hostile=0.2, faults_ms=(150, 300), strike=0.1, wipes=0.2, lists=0.2)
 TEMPERS = (USUAL, USUAL, CALM, CHURN, LISTS, LAG)
