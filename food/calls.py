@@ -62,6 +62,10 @@ class TooLarge(FoodError):
     """A key, value, request or answer beyond the limit that the text names."""
 
 
+class NoSpace(FoodError):
+    """The primary's disk is short of space and takes only deletes; the write was not executed."""
+
+
 class BadRequest(FoodError):
     """The server, or this library before it, refused the request as malformed."""
 
@@ -95,11 +99,11 @@ class Request(NamedTuple):
         return f"{self.op} {show(key)}"
 
 
-def show(key: bytes) -> str:
+def show(key: bytes, most_chars: int = 60) -> str:
     """A key for an error's text: short, and nothing in it that a terminal would obey."""
     text = key.decode("utf-8", "backslashreplace")
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return text if len(text) <= 60 else text[:57] + "…"
+    return text if len(text) <= most_chars else text[: most_chars - 3] + "…"
 
 
 def check(request: Request) -> FoodError | None:
@@ -212,6 +216,12 @@ class Call:
                 del self.asked[attempt]
                 pause = min(BUSY_PAUSE_S * 2 ** min(self.tries, 10), BUSY_PAUSE_MOST_S)
                 self._again(attempt, f"{endpoint}: {text}", now + pause)
+            case "no_space":
+                del self.asked[attempt]
+                if not self.uncertain:
+                    return Outcome(None, NoSpace(text))
+                # An attempt before this one may have been executed: only another primary, or time, can tell.
+                self._again(attempt, f"{endpoint}: {text}", now + BUSY_PAUSE_MOST_S)
             case "no_quorum":
                 del self.asked[attempt]
                 directory.wanted = True

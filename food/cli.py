@@ -21,7 +21,7 @@ exit codes:
   3   no primary answered in time; nothing was changed
   4   outcome unknown: the write took effect once, or not at all
   5   put --if-revision: the key is at another revision
-  6   refused (too large, malformed), or an answer that was not understood
+  6   refused (too large, no space, malformed), or an answer that was not understood
   130 interrupted; a write under way has an unknown outcome
 """
 NOT_THERE, USAGE, UNAVAILABLE, UNKNOWN, COMPARE, REFUSED, INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
@@ -222,6 +222,10 @@ def describe(status: Status) -> str:
     silent = [endpoint for endpoint, answer in status.answers.items() if not answer]
     if silent:
         lines += ["", "No answer from " + ", ".join(silent) + " (stopped, cut off, or not food)."]
+    for answer in answers.values():
+        own = answer.get("self")
+        if isinstance(own, dict) and own.get("no_space"):
+            lines += ["", show(str(own["no_space"]).encode(), 300)]
     clusters = {str(answer["cluster"]) for answer in answers.values() if answer.get("cluster")}
     if len(clusters) > 1:
         lines += ["", "These nodes belong to different clusters: " + ", ".join(sorted(clusters)) + "."]

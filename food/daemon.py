@@ -39,6 +39,8 @@ from food.wire import decode, encode
 
 TICK_MS = 20
 PAUSE_MOST_MS = 400
+MIB = 1024 * 1024
+ROOM_EVERY_MS, ROOM_EVERY_BYTES = 200, MIB  # how often free space is looked at, and after how much of writing
 ODD_FRAMES_EVERY_MS = 60_000  # how often dropped frames are counted in the log
 ODD_KINDS_MOST = 20
 PR_SET_PDEATHSIG = 1
@@ -77,6 +79,7 @@ class Daemon:
         self._stopping = False
         self._odd_frames: Counter[str] = Counter()
         self._odd_frames_ms = 0
+        self._room_ms, self._room_bytes = -ROOM_EVERY_MS, 0
         self._data_dir = Path(self.settings["data_dir"])
         self._store = self._open_store()
         address = self.settings.get("address") or self._addresses[self._node]
@@ -143,6 +146,7 @@ class Daemon:
             self._beat()
             self._store.fold()
             self._beat()
+            self._look_for_room(now_ms)
             self._report_odd_frames(now_ms)
 
     def _stop(self, *_: object) -> None:
@@ -229,6 +233,22 @@ class Daemon:
         self.journal.set_level(self.settings["log_level"])
         self.replica.isolation_ms = self.settings["isolation_ms"]
         self._control.degraded = bool(self.settings.get("degraded"))
+
+    def _look_for_room(self, now_ms: int) -> None:
+        """Each node looks at its own disk; a primary that is short takes only what frees space."""
+        written_bytes = self._store.written_bytes
+        if now_ms - self._room_ms < ROOM_EVERY_MS and written_bytes - self._room_bytes < ROOM_EVERY_BYTES:
+            return
+        self._room_ms, self._room_bytes = now_ms, written_bytes
+        local, room = self.replica.local, self._store.room()
+        short = room.short(bool(local.no_space))
+        left, reserve = room.left // MIB, room.reserve // MIB
+        text = f"{left} MiB are left for {self._data_dir} on {self._node}, {reserve} are reserved"
+        if short and not local.no_space:
+            self.journal.warning(f"no space: {text}: make room; as primary this node takes only deletes")
+        elif local.no_space and not short:
+            self.journal.notice("there is space again: all writes are taken")
+        local.no_space = f"no space: {text}: make room there, or delete keys" if short else ""
 
     def _odd(self, what: str) -> None:
         known = what in self._odd_frames or len(self._odd_frames) < ODD_KINDS_MOST

@@ -12,6 +12,10 @@ from .transport import Transport
 
 def summary(replica: Replica, now_ms: int) -> str:
     """One line on this node's state, for `crm_mon -A`. Free of numbers that change all the time."""
+    return _state(replica, now_ms) + (", no space" if replica.local.no_space else "")
+
+
+def _state(replica: Replica, now_ms: int) -> str:
     epoch = replica.local.promise.number
     wish = replica.wish
     if replica.deposed:
@@ -46,6 +50,7 @@ def report(replica: Replica, transport: Transport, now_ms: int) -> dict[str, Any
             "starts": local.starts,
             "score": replica.wish.score,
             "why": replica.wish.why,
+            "no_space": local.no_space or None,
             "state_hash": f"{local.state.hash:016x}",
             "member_list": members.number if members else 0,
         },

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -36,6 +36,11 @@ STRIDE_ROWS = 2_000  # of a snapshot between two signs of life
 FOLD_BYTES = 8 * 1024 * 1024
 SAVE_LEAST_BYTES = 16 * 1024  # some pages, however little is in them
 WAL_KEPT_MOST_BYTES = 2 * FOLD_BYTES
+# Writes stop while so much is still free: for deletes, elections, what is under way, and the state tables, which trail
+# the log by a second. Of a small file system an eighth.
+RESERVE_BYTES = 256 * 1024 * 1024
+RESERVE_PART = 8
+RELIEF = 17 / 16
 
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL, sum BLOB NOT NULL) WITHOUT ROWID;
@@ -69,6 +74,17 @@ class StoreCorrupt(StoreBroken):
     """What is on the disk cannot be trusted: this node must not vote with it."""
 
 
+class Room(NamedTuple):
+    """Bytes that the data directory may still grow by, and how many of them are not for writes."""
+
+    left: int
+    reserve: int
+
+    def short(self, before: bool) -> bool:
+        """Whether only what frees space may go on. Ends a little above where it began, so that it does not flap."""
+        return self.left < (self.reserve * RELIEF if before else self.reserve)
+
+
 class Store:
     """One open store; `recovered` is what it held. Exclusive: a second process cannot open it."""
 
@@ -77,6 +93,8 @@ class Store:
         self.path = directory / "food.db"
         self._alive = alive
         self._unfolded_bytes = 0
+        self.written_bytes = 0  # of log entries, in this life
+        self._flushed_bytes = 0  # of those, what the state tables know
         self._staged = [0, 0]  # sessions and keys that were put aside
         self._discarded: list[str] = []
         self._db: sqlite3.Connection | None = None
@@ -219,6 +237,7 @@ class Store:
             self._insert_rows((key, row.value, row.revision) for key, row in changes.rows.items() if row)
             self._delete("sessions", "id", (number for number, data in changes.sessions.items() if data is None))
             self._insert_sessions((number, data) for number, data in changes.sessions.items() if data is not None)
+            self._flushed_bytes = self.written_bytes
             self._put("state", [changes.applied, changes.revision, f"{changes.hash:x}"])
         if save.compact:
             position, members = save.compact
@@ -248,6 +267,7 @@ class Store:
 
     def _append(self, entries: list[Entry]) -> None:
         first, data = entries[0].index, msgpack.packb(pack_runs(entries))
+        self.written_bytes += len(data)
         self._sql("INSERT INTO log VALUES (?, ?, ?, ?)", first, entries[-1].index, data, _sum(first, data))
         self._unfolded_bytes += len(data)
 
@@ -310,6 +330,22 @@ class Store:
         else:
             self._sql(f"DELETE FROM {table} WHERE rowid <= ?", last)
         self._unfolded_bytes += TIDY_ROW_BYTES * len(rows)
+
+    def room(self) -> Room:
+        """What is left once the write-ahead log is folded and the state tables have caught up with the log.
+
+        Pages that the database holds unused are room, too: SQLite does not give them back. But the write-ahead log
+        grows outside of it, so they count for no more than the file system's own space. Raises StoreBroken.
+        """
+        try:
+            found = os.statvfs(self.path.parent)
+            unused = self._sql("PRAGMA freelist_count").fetchone()[0] * self._sql("PRAGMA page_size").fetchone()[0]
+        except (OSError, sqlite3.Error) as error:
+            raise StoreBroken(f"looking for free space failed: {self._text(error)}") from error
+        free = found.f_bavail * found.f_frsize
+        owed = self._unfolded_bytes + 2 * (self.written_bytes - self._flushed_bytes)
+        left = max(0, free + min(free, unused) - owed)
+        return Room(left, min(RESERVE_BYTES, found.f_blocks * found.f_frsize // RESERVE_PART))
 
     # --- SQL ---
 

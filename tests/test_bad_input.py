@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 import pytest
+from fake_tools import eventually
 from real_node import ADDRESS, NODES, PORT, RealNode
+
+from food import locks
+from food.calls import FoodError, NoSpace, OutcomeUnknown
 
 OK, GENERIC, ARGUMENTS, UNIMPLEMENTED, PERMISSION, INSTALLED, NOT_RUNNING, PROMOTED = 0, 1, 2, 3, 4, 5, 7, 8
 START_MS = "OCF_RESKEY_CRM_meta_timeout"
@@ -436,3 +442,69 @@ def test_a_start_in_a_wrong_place_says_what_to_mend_and_works_once_it_is(
     is_whole(node)
     assert node("stop") == OK
     left_nothing(node)
+
+
+# --- A disk that fills ---
+
+
+@contextlib.contextmanager
+def small_disk(node: RealNode, mebibytes: int) -> Iterator[None]:
+    with mounted(node.data_dir, f"size={mebibytes}m"):
+        yield
+
+
+def test_a_disk_that_fills_stops_writes_before_it_is_full_and_deletes_go_on(node: RealNode) -> None:
+    """An eighth of 64 MiB is reserved. What was taken is there; nothing dies; room brings the writes back."""
+    with small_disk(node, 64):
+        node.up()
+        with node.client() as client:
+            written, why = 0, NoSpace()
+            for _ in range(5):  # what the state tables are about to take counts as taken; then there is a little more
+                with pytest.raises(NoSpace) as refusal:
+                    while written < 1000:
+                        client.put(b"%d" % written, bytes(100_000))
+                        written += 1
+                why = refusal.value
+                time.sleep(1.2)
+            assert re.search(r"^no space: \d MiB are left for \S+ on n1, 8 are reserved: make room there", str(why))
+            assert not why.executed and 100 < written < 1000
+            assert client.get(b"0") and client.get(b"%d" % (written - 1)) and not client.get(b"%d" % written)
+            assert client.range(b"", limit=5)
+            with pytest.raises(NoSpace):
+                client.cas(b"0", 1, b"smaller, but who knows")
+            assert node("monitor") == PROMOTED
+            attribute = node.tools.directory / "attribute.food-state"
+            eventually("crm_mon shows it", lambda: ", no space" in attribute.read_text())
+            assert "MiB are left for" in node.report()["self"]["no_space"]
+            for number in range(written):
+                assert client.delete(b"%d" % number)
+            eventually("writes again", lambda: not node.report()["self"]["no_space"])
+            assert client.put(b"again", bytes(100_000))
+        assert "there is space again" in node.log
+        assert node("stop") == OK
+
+
+def test_a_disk_filled_by_others_ends_the_daemon_with_a_reason_and_nothing_acknowledged_is_lost(node: RealNode) -> None:
+    with small_disk(node, 64):
+        node.up()
+        with node.client(timeout_s=2) as client:
+            client.put(b"before", b"v")
+            fill(node.data_dir)
+            acknowledged = []
+            with pytest.raises(FoodError) as ended:
+                for number in range(1000):
+                    client.put(b"%d" % number, bytes(1_000_000))
+                    acknowledged.append(number)
+            assert isinstance(ended.value, OutcomeUnknown | NoSpace)
+        eventually("its death", lambda: not node.pid(locks.DAEMON_LOCK))
+        refused(node, "monitor", NOT_RUNNING, "database or disk is full: make room")
+        assert node("demote") == OK and node("stop") == OK
+        refused(node, "start", GENERIC, "database or disk is full: make room")
+        assert node("stop") == OK
+        left_nothing(node)
+        (node.data_dir / "filler").unlink()
+        node.up()
+        with node.client() as client:
+            assert client.get(b"before")
+            assert all(client.get(b"%d" % number) for number in acknowledged)
+        assert node("stop") == OK

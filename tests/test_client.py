@@ -15,6 +15,7 @@ from food.calls import (
     BadRequest,
     CompareFailed,
     FoodError,
+    NoSpace,
     OutcomeUnknown,
     ProtocolError,
     TooLarge,
@@ -213,6 +214,24 @@ def test_refusals_are_retried_under_the_same_seq(cluster: StandIn, client: Clien
     assert client.put(b"k", b"w") == 2
     assert len(cluster.state.sessions) == 1
     assert cluster.state.revision == 2
+
+
+def test_without_space_a_write_is_refused_and_its_seq_stays_free(cluster: StandIn, client: Client) -> None:
+    client.put(b"k", b"v")
+    cluster.faults.append("no_space")
+    with pytest.raises(NoSpace) as caught:
+        client.put(b"k", b"w")
+    assert not caught.value.executed
+    assert client.put(b"k", b"x") == 2
+    assert len(cluster.state.sessions) == 1
+
+
+def test_without_space_a_write_that_may_have_been_executed_is_not_called_refused(
+    cluster: StandIn, client: Client
+) -> None:
+    client.put(b"k", b"v")
+    cluster.faults.extend(["unknown", "no_space", "no_space"])
+    assert client.put(b"k", b"w") == 2
 
 
 def test_a_read_waits_for_a_quorum(cluster: StandIn, client: Client) -> None:

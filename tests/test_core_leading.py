@@ -101,6 +101,17 @@ def test_nothing_is_served_before_the_barrier_commits() -> None:
     assert primary.answers == [("w", "not_primary"), ("r", "not_primary")]
 
 
+def test_without_space_only_what_frees_some_is_taken(primary: Primary) -> None:
+    primary.local.no_space = "no space"
+    for op in (["put", b"k", b"v"], ["cas", b"k", 0, b"v"], ["open"], ["del", b"k"], ["close", 3]):
+        primary.leading.propose(op[0], msgpack.packb([0, 0, 0, *op]))
+    primary.turn()
+    assert primary.answers == [("put", "no_space"), ("cas", "no_space")]
+    primary.ack("b", 6)
+    primary.turn()
+    assert primary.answers[2:] == [("open", 0), ("del", 0), ("close", 0)]
+
+
 # --- Counting ---
 
 

@@ -15,7 +15,7 @@ from .entries import pack_members
 from .local import Local
 from .members import LEVEL_ENTRIES
 from .message import Ack, Append, Entry, Epoch, Heartbeat, Kind, MemberList, Position
-from .state import BadCommand, Result
+from .state import BadCommand, Result, needs_room
 
 HEARTBEAT_MS = 100
 APPEND_MOST_BYTES = 512 * 1024
@@ -73,6 +73,8 @@ class Leading:
             self._local.state.check(command)
         except BadCommand as error:
             return self._answer(whose, error.code, str(error))
+        if self._local.no_space and needs_room(command):
+            return self._answer(whose, "no_space", self._local.no_space)
         self.pending[self._append(Kind.COMMAND, command)] = whose
         return None
 

@@ -46,6 +46,7 @@ class Local:
         self.log = recovered.log
         self.state = recovered.state
         self.remembers = recovered.remembers
+        self.no_space = ""  # why nothing that needs room is taken now; the disk is looked at elsewhere
         self.hold: int | None = None  # somebody is about to fetch what is behind this index
         # After a restart the state is replayed up to the saved commit index, never past it.
         self.commit = self.state.applied

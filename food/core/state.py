@@ -172,6 +172,11 @@ def decode(command: bytes) -> tuple[int, int, int, str, list[Any]]:
     return session, seq, done, op, args
 
 
+def needs_room(command: bytes) -> bool:
+    """Whether a command that was checked may make the state larger; the rest goes on while the disk is short."""
+    return decode(command)[3] not in ("open", "close", "del")
+
+
 class State:
     """Invariants: `revision` rises by one for each command that changes a key, and only then; `keys` is `rows`
     sorted; `hash` is the exclusive-or over all rows, so it does not depend on the order of writing."""
