@@ -10,6 +10,7 @@ import argparse
 import ctypes
 import gc
 import os
+import resource
 import secrets
 import signal
 import sys
@@ -21,6 +22,9 @@ from typing import Any
 
 if __name__ == "__main__" and not __package__:  # run as a file: `daemon` names a path
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import msgpack
+import zmq
 
 from food import driver
 from food.codec import FRAME_MOST_BYTES, BadFrame, pack, unpack
@@ -44,6 +48,9 @@ ROOM_EVERY_MS, ROOM_EVERY_BYTES = 200, MIB  # how often free space is looked at,
 ODD_FRAMES_EVERY_MS = 60_000  # how often dropped frames are counted in the log
 ODD_KINDS_MOST = 20
 PR_SET_PDEATHSIG = 1
+EXIT_INSTALLED = 5  # OCF's: this machine lacks something
+LEAST_VERSIONS = {"pyzmq": (24, 0, 1), "msgpack": (1, 0, 3)}
+FILES_MOST = 65_536
 
 
 def monotonic_ms() -> int:
@@ -343,14 +350,34 @@ def main() -> int:
     if os.getppid() != parent:
         return 1
     os.umask(0o077)
+    raise_file_limit()
     link = Link(arguments.guardian_fd)
     try:
-        reason = serve(link)
+        old = too_old()
+        reason = old or serve(link)
         if reason is not None:
             link.last_word(reason)
     except GuardianGone:
         return 1
-    return 0 if reason is None else 1
+    return EXIT_INSTALLED if old else int(reason is not None)
+
+
+def too_old() -> str | None:
+    """Which package is older than the oldest that food was tried with, which is Debian 12's."""
+    found = {"pyzmq": zmq.pyzmq_version_info(), "msgpack": msgpack.version}
+    for name, least in LEAST_VERSIONS.items():
+        if (version := tuple(found[name][:3])) < least:
+            words = [".".join(map(str, numbers)) for numbers in (version, least)]
+            return f"{name} {words[0]} of {sys.executable} is too old: install {words[1]} or newer"
+    return None
+
+
+def raise_file_limit() -> None:
+    """Each client holds a descriptor, and the usual limit of 1024 would leave none for the rest."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        most = FILES_MOST if hard == resource.RLIM_INFINITY else min(hard, FILES_MOST)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ class Guardian:
         self.tools: list[tuple[watch.Job, Tool]] = []
         self.resolving: tuple[str, Tool] | None = None
         self.master = True  # crm_master is there
-        self.daemon_pid = 0
+        self.daemon_pid, self.daemon_status = 0, EXIT_OK
         self.pipe: socket.socket | None = None
         self.daemon_errors = -1
         self.last_complaint = ""
@@ -203,7 +203,11 @@ class Guardian:
         for name in ("moving", "control.sock", "client.sock", "attributes", "adopted"):
             self.unlink(name)
         self.say("info", "the guardian ends" + (f": {self.watch.reason}" if self.watch.reason else ""))
-        return EXIT_OK if self.stop_asked else EXIT_GENERIC
+        if self.stop_asked:
+            return EXIT_OK
+        # A module that is there and cannot be imported is as good as missing.
+        lacking = self.last_complaint.startswith(("ImportError:", "ModuleNotFoundError:"))
+        return EXIT_INSTALLED if lacking or self.daemon_status == EXIT_INSTALLED else EXIT_GENERIC
 
     def loop(self) -> None:
         now = time.monotonic()
@@ -267,6 +271,8 @@ class Guardian:
                 packet = self.pipe.recv(PACKET_MOST_BYTES + 1)
             except BlockingIOError:
                 return
+            except ConnectionResetError:
+                continue  # it died without reading all of ours; its own last words still wait
             except OSError:
                 packet = b""
             if not packet:  # the daemon's end is closed: its death follows
@@ -475,7 +481,7 @@ class Guardian:
                 os.kill(self.daemon_pid, number)
 
     def daemon_died(self, status: int, now: float) -> None:
-        self.daemon_pid = 0
+        self.daemon_pid, self.daemon_status = 0, os.waitstatus_to_exitcode(status)
         if self.pipe is not None:
             self.hear_daemon(now)  # its last words: role, reason
         if self.daemon_errors >= 0:

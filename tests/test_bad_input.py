@@ -13,6 +13,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,7 @@ from typing import NamedTuple
 import pytest
 from fake_tools import eventually
 from real_node import ADDRESS, NODES, PORT, RealNode
+from test_agent import AGENT, ROOT
 
 from food import locks
 from food.calls import FoodError, NoSpace, OutcomeUnknown
@@ -508,3 +510,74 @@ def test_a_disk_filled_by_others_ends_the_daemon_with_a_reason_and_nothing_ackno
             assert client.get(b"before")
             assert all(client.get(b"%d" % number) for number in acknowledged)
         assert node("stop") == OK
+
+
+# --- What is installed ---
+
+SHADOW = """import sys
+here = sys.path.pop(0)
+del sys.modules[__name__]
+real = __import__(__name__)
+sys.path.insert(0, here)
+real.{}
+"""
+PACKAGES = "install python3-zmq, python3-msgpack and python3-sortedcontainers on Debian"
+
+
+class Lacking(NamedTuple):
+    fault: str
+    module: str
+    text: str | None  # of what stands in the module's place; None: it is not there
+    words: str
+
+
+LACKINGS = (
+    Lacking("pyzmq is missing", "zmq", None, f"lacks zmq: {PACKAGES}"),
+    Lacking("msgpack is missing", "msgpack", None, f"lacks msgpack: {PACKAGES}"),
+    Lacking("sortedcontainers is missing", "sortedcontainers", None, f"lacks sortedcontainers: {PACKAGES}"),
+    Lacking("pyzmq is broken", "zmq", "raise ImportError('libzmq.so.5 is gone')", "ImportError: libzmq.so.5 is gone"),
+    Lacking("pyzmq is too old", "zmq", SHADOW.format("pyzmq_version_info = lambda: (22, 3, 0)"), "pyzmq 22.3.0 of "),
+    Lacking(
+        "msgpack is too old", "msgpack", SHADOW.format("version = (0, 6, 2)"), "is too old: install 1.0.3 or newer"
+    ),
+)
+
+
+@pytest.mark.parametrize("lacking", LACKINGS, ids=lambda lacking: lacking.fault)
+def test_what_is_not_installed_is_named_with_the_package(node: RealNode, lacking: Lacking) -> None:
+    command, tree = Path(node.environment["FOOD_COMMAND"]), node.directory / "tree"
+    whole = command.read_text()
+    tree.mkdir()
+    (tree / "food").symlink_to(ROOT / "food")
+    if lacking.text is None:
+        command.write_text(whole.replace("import sys\n", f"import sys\nsys.modules[{lacking.module!r}] = None\n"))
+    else:
+        (tree / f"{lacking.module}.py").write_text(lacking.text)
+        command.write_text(whole.replace(repr(str(ROOT)), repr(str(tree))))
+    refused(node, "start", INSTALLED, lacking.words)
+    assert node("stop") == OK
+    left_nothing(node)
+    command.write_text(whole)
+    assert node("start") == OK, node.errors
+    assert node("stop") == OK
+
+
+def test_the_agent_names_the_module_that_it_lacks_and_still_stops(node: RealNode) -> None:
+    assert node("start") == OK
+    argv = [sys.executable, "-ESs", str(AGENT)]  # -S: without site-packages
+    for action, code in (("monitor", INSTALLED), ("promote", INSTALLED), ("demote", INSTALLED), ("stop", OK)):
+        done = subprocess.run([*argv, action], env=node.environment, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        assert ("lacks msgpack: install python3-msgpack, or its like" in done.stderr) == (code == INSTALLED)
+    left_nothing(node)
+
+
+def test_an_old_python_is_refused_by_the_installer(tmp_path: Path) -> None:
+    python = tmp_path / "python3"
+    python.write_text("#!/bin/sh\nexit 1\n")  # what `sys.exit(sys.version_info < (3, 11))` ends with there
+    python.chmod(0o755)
+    argv = [str(ROOT / "deploy" / "install"), "--python", str(python)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    words = "must be run as root" if os.geteuid() else f"{python} is older than 3.11: use --python"
+    assert words in done.stderr
