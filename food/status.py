@@ -88,7 +88,7 @@ def _member(replica: Replica, member: Member, now_ms: int) -> dict[str, Any]:
             "epoch": local.promise.number,
             "last": local.log.last.index,
             "lag": lag,
-            "state": replica.wish.why,
+            "state": _with_snapshot(replica.wish.why, replica.following.received if replica.following else None),
             "score": replica.wish.score,
             "since_s": (now_ms - replica.since_ms) // 1000,
         }
@@ -105,6 +105,7 @@ def _other(replica: Replica, heard: Heard, now_ms: int) -> dict[str, Any]:
     age_ms = now_ms - heard.at_ms
     lag = max(0, replica.local.log.last.index - answer.last.index)
     state = "in sync" if answer.matched else "catching up"
+    state = _with_snapshot(state, replica.donor.given(heard.member.store))
     if age_ms > replica.isolation_ms:
         state = f"no answer for {age_ms // 1000} s"
     return {
@@ -116,3 +117,9 @@ def _other(replica: Replica, heard: Heard, now_ms: int) -> dict[str, Any]:
         "score": answer.score,
         "since_s": answer.since_ms // 1000,
     }
+
+
+def _with_snapshot(state: str, keys: tuple[int, int] | None) -> str:
+    if not keys:
+        return state
+    return f"{state}: snapshot, {keys[0]:,} of {keys[1]:,} keys ({100 * keys[0] // max(1, keys[1])} %)"

@@ -14,7 +14,6 @@ from food.daemon import main
 food.core.local.FLUSH_ENTRIES = 20
 food.core.local.FLUSH_MS = 50
 food.core.local.KEEP_ENTRIES = 40
-food.core.local.KEEP_SLACK = 5
 food.core.snapshot.CHUNK_MOST_BYTES = 2_000
 food.storage.FOLD_BYTES = 256 * 1024
 

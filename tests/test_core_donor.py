@@ -174,6 +174,81 @@ def test_the_slowest_reader_is_held_for(local: Local, donor: Donor) -> None:
     assert local.hold == 22
 
 
+# --- Pace ---
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(donor_module, "PACE_BYTES_PER_MS", 10)
+    monkeypatch.setattr(donor_module, "PACE_BURST_BYTES", 100)
+
+
+def served(local: Local, donor: Donor, now_ms: int) -> list[str]:
+    """Who is given something once the turn has come."""
+    for sender, fetch in donor.due():
+        if isinstance(fetch, Fetch):
+            donor.on_fetch(sender, fetch, now_ms)
+        else:
+            donor.on_fetch_chunk(sender, fetch, now_ms)
+    return [node for node, _ in given(local)]
+
+
+def test_a_primary_gives_entries_at_its_pace(local: Local, slow: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(donor_module, "RANGE_MOST_BYTES", 1)
+    donor = Donor(local)
+    donor.on_fetch(B, Fetch(EPOCH, 12), 0)
+    assert [node for node, _ in given(local)] == ["n2"]
+    donor.on_fetch(B, Fetch(EPOCH, 13), 1)  # 110 bytes or so were given, of 100
+    donor.on_fetch(C, Fetch(EPOCH, 12), 1)
+    assert served(local, donor, 1) == []
+    assert served(local, donor, 3) == ["n2"]  # who asked first
+    assert served(local, donor, 4) == []
+    assert served(local, donor, 30) == ["n3"]
+    assert not donor.due()
+
+
+def test_a_primary_gives_pieces_of_a_snapshot_at_its_pace(local: Local, slow: None) -> None:
+    donor = Donor(local)
+    donor.on_fetch(B, Fetch(EPOCH, 0), 0)
+    donor.on_fetch_chunk(B, FetchChunk(EPOCH, AT, 1), 0)
+    assert len(given(local)) == 2
+    donor.on_fetch_chunk(B, FetchChunk(EPOCH, AT, 2), 0)
+    donor.on_fetch_chunk(B, FetchChunk(EPOCH, AT, 2), 0)  # asked again meanwhile: counts once
+    assert served(local, donor, 0) == []
+    assert served(local, donor, 5) == ["n2"]
+    assert served(local, donor, 10) == []
+
+
+def test_what_was_not_given_does_not_add_up(local: Local, slow: None) -> None:
+    donor = Donor(local)
+    donor.on_fetch(B, Fetch(EPOCH, 0), 0)
+    given(local)
+    for number in (1, 2):
+        donor.on_fetch_chunk(B, FetchChunk(EPOCH, AT, number), 1_000_000)
+    assert len(given(local)) == 1
+
+
+def test_a_candidate_gets_all_it_can_take(local: Local, slow: None) -> None:
+    donor = Donor(local)
+    epoch = Epoch(2, B.store)
+    donor.on_fetch(B, Fetch(epoch, 0), 0)
+    for number in range(1, 6):
+        donor.on_fetch_chunk(B, FetchChunk(epoch, AT, number), 0)
+    assert len(given(local)) == 6
+    assert not donor.due()
+
+
+def test_how_much_of_a_snapshot_was_given(local: Local, donor: Donor) -> None:
+    donor.on_fetch(B, Fetch(EPOCH, 0), 0)
+    assert donor.given("b") == (0, 19)
+    donor.on_fetch_chunk(B, FetchChunk(EPOCH, AT, 1), 0)
+    assert donor.given("b") == (1, 19)
+    assert donor.given("c") is None
+    given(local)
+    read_to_the_end(local, donor, B, 0)
+    assert donor.given("b") is None
+
+
 def test_who_never_needed_a_snapshot_holds_nothing(local: Local, donor: Donor) -> None:
     donor.on_fetch(B, Fetch(EPOCH, 15), 0)
     assert local.hold is None

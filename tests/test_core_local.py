@@ -6,7 +6,7 @@ import msgpack
 import pytest
 
 from food.core import local as local_module
-from food.core.entries import Log, pack_members
+from food.core.entries import ENTRY_BYTES, Log, pack_members
 from food.core.local import Local, Recovered, blank
 from food.core.message import NO_EPOCH, START, Entry, Epoch, Kind, Member, MemberList, Position
 from food.core.ready import Save
@@ -245,7 +245,7 @@ def test_state_tables_follow_in_strides(local: Local, monkeypatch: pytest.Monkey
 
 
 def test_old_entries_go_once_the_tables_hold_their_effect(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("FLUSH_ENTRIES", 1), ("KEEP_ENTRIES", 4), ("KEEP_SLACK", 2)):
+    for name, value in (("FLUSH_ENTRIES", 1), ("KEEP_ENTRIES", 4)):
         monkeypatch.setattr(local_module, name, value)
     local.append([put(index) for index in range(4, 21)])
     local.advance(20)
@@ -256,7 +256,8 @@ def test_old_entries_go_once_the_tables_hold_their_effect(local: Local, monkeypa
 
 
 def test_what_somebody_is_about_to_fetch_is_held(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("FLUSH_ENTRIES", 1), ("KEEP_ENTRIES", 4), ("KEEP_SLACK", 2), ("HOLD_ENTRIES", 30)):
+    entry_bytes = ENTRY_BYTES + len(put(1).data)
+    for name, value in (("FLUSH_ENTRIES", 1), ("KEEP_ENTRIES", 4), ("HOLD_BYTES", 30 * entry_bytes)):
         monkeypatch.setattr(local_module, name, value)
     local.hold = 10
     local.append([put(index) for index in range(4, 21)])
@@ -265,6 +266,30 @@ def test_what_somebody_is_about_to_fetch_is_held(local: Local, monkeypatch: pyte
     local.append([put(index) for index in range(21, 61)])
     local.advance(60)
     assert saved(local).compact == (Position(ONE, 30), LIST)
+
+
+def test_entries_kept_are_bounded_by_their_size(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_module, "FLUSH_ENTRIES", 1)
+    monkeypatch.setattr(local_module, "KEEP_BYTES", 5 * (ENTRY_BYTES + len(put(1).data)))
+    local.append([put(index) for index in range(4, 21)])
+    local.advance(10)
+    assert saved(local).compact == (Position(ONE, 10), LIST)  # never what the tables do not hold
+    local.advance(20)
+    assert saved(local).compact == (Position(ONE, 15), LIST)
+
+
+def test_many_entries_go_some_at_a_time_also_when_nothing_is_written(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("FLUSH_ENTRIES", 1), ("KEEP_ENTRIES", 2), ("COMPACT_MOST_ENTRIES", 6)):
+        monkeypatch.setattr(local_module, name, value)
+    local.append([put(index) for index in range(4, 21)])
+    local.advance(20)
+    bases = []
+    for turn in range(5):
+        local.take_ready(turn * local_module.FLUSH_MS)
+        bases.append(local.log.base.index)
+    assert bases == [6, 12, 18, 18, 18]
 
 
 def test_start_counts_only_rise(local: Local) -> None:

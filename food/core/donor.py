@@ -3,15 +3,20 @@
 One snapshot is read out at a time, for one reader: two that took turns would make each other begin anew for ever.
 The log behind a snapshot is held until its reader has fetched it: else, under load, it would be compacted away
 again before the snapshot has arrived. Knows nothing of roles; food/core/replica.py has checked who may ask.
+
+What a primary gives is paced: its loop, and the processors it may share with its clients, are for their writes first.
+A request that comes too soon waits in `due`.
 """
 
 from __future__ import annotations
 
 from .local import Local
 from .message import Fetch, FetchChunk, Member, Range
-from .snapshot import Source
+from .snapshot import ITEM_BYTES, Source
 
-RANGE_MOST_BYTES = 512 * 1024
+RANGE_MOST_BYTES = 256 * 1024
+PACE_BYTES_PER_MS = 16 * 1024  # to all readers together, an item counted as ITEM_BYTES more than it has
+PACE_BURST_BYTES = 512 * 1024
 READER_PATIENCE_MS = 1_000  # a reader that does not ask for so long loses its turn to another
 SOURCE_IDLE_MS = 10_000  # after so long an unread snapshot is closed and its reader's log let go
 
@@ -27,13 +32,40 @@ class Donor:
         self._read_ms = 0
         self._next = NOBODY  # who was turned away first, and when it asked
         self._holds: dict[str, tuple[int, int]] = {}  # by store: what it has, when it asked last
+        self._waiting: dict[str, tuple[Member, Fetch | FetchChunk]] = {}  # by store, in order of asking
+        self._purse = PACE_BURST_BYTES  # bytes that may be given now; below 0 after the last piece
+        self._purse_ms: int | None = None  # when it was last filled
+
+    # --- Pace ---
+
+    def _affords(self, sender: Member, fetch: Fetch | FetchChunk, now_ms: int) -> bool:
+        """Whether it may be answered now; else it waits. A candidate serves nobody: it gets all it can take."""
+        self._waiting.pop(sender.store, None)
+        if sender.store == fetch.epoch.candidate:
+            return True
+        passed_ms = now_ms - (now_ms if self._purse_ms is None else self._purse_ms)
+        self._purse_ms = now_ms
+        self._purse = min(PACE_BURST_BYTES, self._purse + passed_ms * PACE_BYTES_PER_MS)
+        if self._purse <= 0:
+            self._waiting[sender.store] = (sender, fetch)
+        return self._purse > 0
+
+    def due(self) -> list[tuple[Member, Fetch | FetchChunk]]:
+        """Requests that waited, to be judged afresh: who may ask may have changed meanwhile."""
+        waiting, self._waiting = list(self._waiting.values()), {}
+        return waiting
+
+    # --- Pieces ---
 
     def on_fetch(self, sender: Member, fetch: Fetch, now_ms: int) -> None:
         local, log = self._local, self._local.log
         if sender.store in self._holds:
             self._hold(sender.store, fetch.after, now_ms)
         if log.base.index <= fetch.after <= log.last.index:
+            if not self._affords(sender, fetch, now_ms):
+                return
             entries = log.after(fetch.after, RANGE_MOST_BYTES)
+            self._purse -= sum(len(entry.data) + ITEM_BYTES for entry in entries)
             local.send(sender.node, Range(fetch.epoch, log.position(fetch.after), entries, local.commit))
         elif fetch.after < log.base.index:
             self._give(sender, fetch, None, now_ms)
@@ -44,19 +76,25 @@ class Donor:
 
     def _give(self, sender: Member, fetch: Fetch | FetchChunk, wanted: FetchChunk | None, now_ms: int) -> None:
         """The piece wanted; the first piece of a new snapshot when that one is not being read out (any more)."""
-        if not self._admit(sender.store, now_ms):
-            return  # it asks again
-        chunk = None
-        if self._source and wanted and wanted.at == self._source.at:
-            chunk = self._source.chunk(fetch.epoch, wanted.number)
-        if chunk is None:
+        if not self._admit(sender.store, now_ms) or not self._affords(sender, fetch, now_ms):
+            return  # it asks again, or waits
+        source, chunk = self._source, None
+        if source and wanted and wanted.at == source.at:
+            chunk = source.chunk(fetch.epoch, wanted.number)
+        if source is None or chunk is None:
             self._close()
-            self._source = self._open()
-            chunk = self._source.chunk(fetch.epoch, 0)
+            self._source = source = self._open()
+            chunk = source.chunk(fetch.epoch, 0)
         assert chunk is not None, "piece 0 is there from the start"
         self._read_ms = now_ms
+        self._purse -= source.cost
         self._hold(sender.store, chunk.at.index, now_ms)
         self._local.send(sender.node, chunk)
+
+    def given(self, store: str) -> tuple[int, int] | None:
+        """How many keys of how many that reader was given of a snapshot, if it is receiving one."""
+        source = self._source
+        return (source.given_keys, source.keys) if source and not source.ended and store == self._reader else None
 
     def _admit(self, store: str, now_ms: int) -> bool:
         """One reader at a time; who was turned away first comes next."""

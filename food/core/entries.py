@@ -7,10 +7,13 @@ Knows nothing of roles, promises or the disk. Invariant: entries are dense, inde
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import msgpack
 
 from .message import START, Entry, Kind, Member, MemberList, Position
+
+ENTRY_BYTES = 160  # of memory that an entry takes beside its data
 
 
 def pack_members(members: MemberList) -> bytes:
@@ -34,6 +37,7 @@ class Log:
     def __init__(self, base: Position = START, members: MemberList | None = None, entries: Iterable[Entry] = ()):
         self.base = base
         self._entries: list[Entry] = []
+        self.size = 0  # bytes of memory that the entries take, about
         # (index, list), ascending; index 0..base.index for the one that the compacted part ended with.
         self._lists: list[tuple[int, MemberList]] = [(base.index, members)] if members else []
         self.append(entries)
@@ -92,24 +96,38 @@ class Log:
             assert entry.index == last.index + 1, f"entry {entry.index} behind {last.index}: a hole"
             assert entry.epoch >= last.epoch, f"entry {entry.index}: epoch {entry.epoch} behind {last.epoch}"
             self._entries.append(entry)
+            self.size += ENTRY_BYTES + len(entry.data)
             if entry.kind == Kind.MEMBERS:
                 self._lists.append((entry.index, unpack_members(entry.data)))
 
     def truncate(self, index: int) -> None:
         """Drops entry `index` and all behind it; member lists among them are undone."""
         assert self.base.index < index, f"cannot cut at {index}: compacted up to {self.base.index}"
-        del self._entries[index - self.base.index - 1 :]
+        self._drop(index - self.base.index - 1, len(self._entries))
         while self._lists and self._lists[-1][0] >= index:
             self._lists.pop()
 
     def compact(self, index: int) -> None:
         """Forgets entries up to `index`; the state holds their effect."""
         position, members = self.position(index), self.members_at(index)
-        del self._entries[: index - self.base.index]
+        self._drop(0, index - self.base.index)
         self.base = position
         self._lists = [(at, lst) for at, lst in self._lists if at > index]
         if members:
             self._lists.insert(0, (index, members))
+
+    def _drop(self, start: int, stop: int) -> None:
+        self.size -= sum(ENTRY_BYTES + len(entry.data) for entry in self._entries[start:stop])
+        del self._entries[start:stop]
+
+    def beyond(self, most_bytes: int, most_entries: int) -> int:
+        """Up to which index entries are to go so that the others take at most `most_bytes`; so many at most."""
+        index, size = self.base.index, self.size
+        for entry in islice(self._entries, most_entries):
+            if size <= most_bytes:
+                break
+            index, size = entry.index, size - ENTRY_BYTES - len(entry.data)
+        return index
 
     def reset(self, base: Position, members: MemberList) -> Sequence[Entry]:
         """Starts again behind a snapshot at `base`; keeps and returns a suffix that continues it."""

@@ -24,6 +24,11 @@ class Fetcher:
         self._assembly: Assembly | None = None
         self.progress_ms: int | None = None  # when an answer last came, or the first question went
 
+    @property
+    def received(self) -> tuple[int, int] | None:
+        """How many keys of how many have come of a snapshot, if one is being received."""
+        return (self._assembly.received_keys, self._assembly.snapshot.keys) if self._assembly else None
+
     def want(self, after: int, now_ms: int) -> None:
         """Asks for what is behind `after`, unless an answer is still awaited."""
         if self._assembly and self._assembly.at.index <= self._local.commit:
@@ -85,6 +90,10 @@ class Following:
     def behind(self) -> int:
         """Entries that the primary has and we do not."""
         return max(0, self.last_seen.index - self.matched)
+
+    @property
+    def received(self) -> tuple[int, int] | None:
+        return self._fetcher.received
 
     def on_append(self, message: Append | Range, now_ms: int) -> None:
         self.heard_ms = now_ms

@@ -19,8 +19,9 @@ from .state import Result, State
 FLUSH_ENTRIES = 2_000  # state tables trail the log by at most about this much: what a start replays
 FLUSH_MS = 1_000
 KEEP_ENTRIES = 20_000  # entries kept behind the state for backups that fell behind
-KEEP_SLACK = 2_000
-HOLD_ENTRIES = 200_000  # at most so many are kept for one that is receiving a snapshot
+KEEP_BYTES = 64 * 1024 * 1024  # at most so much memory for them
+HOLD_BYTES = 512 * 1024 * 1024  # and so much while one is receiving a snapshot
+COMPACT_MOST_ENTRIES = 10_000  # forgotten at a time
 
 
 class Recovered(NamedTuple):
@@ -191,18 +192,26 @@ class Local:
     def _flush(self, now_ms: int) -> None:
         """The state tables follow the log in strides; then old entries can go."""
         behind = self.state.applied - self._flushed_index
-        if not behind or (behind < FLUSH_ENTRIES and now_ms - self._flushed_ms < FLUSH_MS):
+        if behind < FLUSH_ENTRIES and now_ms - self._flushed_ms < FLUSH_MS:
             return
-        self._flushed_ms, self._flushed_index = now_ms, self.state.applied
-        self._save.changes = self.state.take_changes()
-        keep_from = self.state.applied - KEEP_ENTRIES
+        self._flushed_ms = now_ms
+        if behind:
+            self._flushed_index = self.state.applied
+            self._save.changes = self.state.take_changes()
+        self._compact()
+
+    def _compact(self) -> None:
+        """Forgets entries that nobody is likely to fetch; so many at a time that no turn takes long."""
+        log = self.log
+        keep_from = max(self._flushed_index - KEEP_ENTRIES, log.beyond(KEEP_BYTES, COMPACT_MOST_ENTRIES))
         if self.hold is not None:
-            keep_from = min(keep_from, max(self.hold, self.state.applied - HOLD_ENTRIES))
-        if keep_from > self.log.base.index + KEEP_SLACK:
-            self.log.compact(keep_from)
-            members = self.log.members_at(keep_from)
+            keep_from = min(keep_from, max(self.hold, log.beyond(HOLD_BYTES, COMPACT_MOST_ENTRIES)))
+        keep_from = min(keep_from, self._flushed_index, log.base.index + COMPACT_MOST_ENTRIES)
+        if keep_from > log.base.index:
+            log.compact(keep_from)
+            members = log.members_at(keep_from)
             assert members is not None, "what was committed was founded"
-            self._save.compact = (self.log.base, members)
+            self._save.compact = (log.base, members)
 
 
 def blank(member: Member) -> Recovered:

@@ -373,6 +373,8 @@ class Replica:
         """Time passes. After a pause the waiting messages go first."""
         self.peers.tick(now_ms)
         self.donor.tick(now_ms)
+        for sender, fetch in self.donor.due():
+            self._serve_fetch(sender, fetch, now_ms)
         if self.promotion:
             self.promotion.tick(now_ms)
             self._after_promotion(now_ms)

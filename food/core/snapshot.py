@@ -15,7 +15,7 @@ from .message import Chunk, Epoch, MemberList, Position
 from .state import Draft, State, View
 
 CHUNK_MOST_BYTES = 256 * 1024
-ITEM_BYTES = 16  # about what an item's frame and numbers take
+ITEM_BYTES = 100  # what an item costs beside its bytes, in the time of so many
 
 
 class Snapshot(NamedTuple):
@@ -48,6 +48,8 @@ class Source:
         self._view = view
         header = [pack_members(members), view.revision, view.hash, *view.size]
         self._number, self._data, self._final = 0, msgpack.packb(header), False
+        self.cost = 0  # of the piece last given, in bytes
+        self.given_keys, self.keys = 0, view.size[1]
 
     def chunk(self, epoch: Epoch, number: int) -> Chunk | None:
         """Piece `number`; None when it is neither the last one given nor the next."""
@@ -62,6 +64,7 @@ class Source:
         size, final = 0, True
         for item in self._items:
             self._packer.pack(item)
+            self.given_keys += type(item[0]) is bytes
             size += ITEM_BYTES + sum(len(field) for field in item if type(field) is bytes)
             if size >= CHUNK_MOST_BYTES:
                 final = False
@@ -70,6 +73,7 @@ class Source:
             self.close()
         data = self._packer.bytes()
         self._packer.reset()
+        self.cost = size
         return data, final
 
     @property

@@ -9,7 +9,8 @@ writes    --writes writes on --clients keys: resident memory along the way, whic
 entries   a backup that is --behind entries behind starts while clients write
 snapshot  a backup that missed all of --keys keys of --value-bytes starts while clients write
 
-Every stage bounds its time by --patience-s. "still" is the longest time a daemon went without a beat: its watchdog waits 1,500 ms.
+Every stage bounds its time by --patience-s. "still" is the longest time that a daemon went without a beat; its
+watchdog waits 1,500 ms.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Stillness:
 
 
 class Writers:
-    """Clients with one write outstanding each, in a thread; each tries `rate` / `clients` writes a second, or all it can."""
+    """Clients in a thread, one write outstanding each. Together they try `rate` writes a second, or all they can."""
 
     def __init__(self, cluster: Cluster, clients: int, requests: Iterator[Request], rate: float = 0):
         self._fleet = Fleet(cluster.endpoints, clients)
@@ -315,7 +316,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0, help="writes a second of all clients; 0: as many as they can")
     parser.add_argument("--writes", type=int, default=1_000_000)
     parser.add_argument("--behind", type=int, default=1_000_000)
-    parser.add_argument("--level", type=int, default=2_000, help="a backup has caught up when it lags less (default 2000)")
+    parser.add_argument("--level", type=int, default=2_000, help="a backup that lags less has caught up (default 2000)")
     parser.add_argument("--patience-s", type=float, default=600)
     options = parser.parse_args()
     for stage in options.stages or STAGES:
