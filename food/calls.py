@@ -76,6 +76,22 @@ class ProtocolError(FoodError):
     executed = True  # or not: who knows
 
 
+class Refused(FoodError):
+    """The primary refused a change of members, or a node to found the cluster: the text says why, and the remedy."""
+
+
+class ListChanged(Refused):
+    """The member list is another by now than the one that the change was meant for: look at it again."""
+
+
+class Behind(Refused):
+    """A store must catch up first; `entries` says how far it is behind."""
+
+    def __init__(self, text: str, entries: int):
+        super().__init__(text)
+        self.entries = entries
+
+
 class SessionLost(FoodError):
     """The servers do not know the session any more. Stays in this file: a new session, or OutcomeUnknown."""
 
@@ -88,13 +104,16 @@ class Outcome(NamedTuple):
 
 
 class Request(NamedTuple):
-    """kind: w (write), r (linearizable read), s (stale read: any node). `args` are those of `op`."""
+    """kind: w (write), r (linearizable read), s (stale read: any node), m (members). `args` are those of `op`."""
 
     kind: str
     op: str
     args: tuple[Any, ...]
+    at: str | None = None  # asks that endpoint only, whoever is primary
 
     def __str__(self) -> str:
+        if self.kind == "m":
+            return f"member {self.op}"
         key = self.args[0] if self.args and isinstance(self.args[0], bytes) else b""
         return f"{self.op} {show(key)}"
 
@@ -108,6 +127,8 @@ def show(key: bytes, most_chars: int = 60) -> str:
 
 def check(request: Request) -> FoodError | None:
     """The limits that a request can break before it is sent."""
+    if request.kind == "m":
+        return None
     key = request.args[0]
     least = 0 if request.op == "range" else 1
     if not least <= len(key) <= KEY_MOST_BYTES:
@@ -129,12 +150,13 @@ class Call:
     """
 
     __slots__ = (
-        "asked", "body", "doubt", "hedge_at", "kind", "last", "patience", "pause_until", "sent_at", "sent_to", "tries",
-        "version", "why",
+        "asked", "at", "body", "doubt", "hedge_at", "kind", "last", "patience", "pause_until", "sent_at", "sent_to",
+        "tries", "version", "why",
     )  # fmt: skip
 
-    def __init__(self, kind: str, body: Any):
+    def __init__(self, kind: str, body: Any, at: str | None = None):
         self.kind = kind
+        self.at = at
         self.body = body
         self.asked: dict[int, str] = {}
         self.tries = 0
@@ -157,6 +179,8 @@ class Call:
         """Where to send it now."""
         if self.kind == "s":
             return self._due_anywhere(now, directory)
+        if self.at:  # nothing that is asked of one node harms when it is asked twice
+            return self.at if self.sent_to is None or now - self.sent_at >= RESEND_AFTER_S else None
         target = directory.target
         if target is None:
             directory.wanted = True
@@ -241,6 +265,13 @@ class Call:
                 return Outcome(None, CompareFailed(text, revision))
             case "too_large":
                 return Outcome(None, TooLarge(text))
+            case "refused":
+                return Outcome(None, Refused(text))
+            case "list_changed":
+                return Outcome(None, ListChanged(text))
+            case "behind":
+                entries = fields.get("behind")
+                return Outcome(None, Behind(text, entries if type(entries) is int else 0))
             case "bad_request":
                 return Outcome(None, BadRequest(text))
             case _:
@@ -359,8 +390,10 @@ class Worker:
             return None
         where = self.directory.describe(now)
         why = f" ({self.call.why})" if self.call.why else ""
+        if self.call.at:
+            return self._end(Outcome(None, Unavailable(f"{self.request}: no answer from {self.call.at}")))
         text = f"{self.request or 'close'}: no primary answered within {now - self.started:.1f} s{why}: {where}"
-        if self._phase == "w" and self.call.uncertain:
+        if self._phase in ("w", "m") and self.call.uncertain:
             return self._end(Outcome(None, OutcomeUnknown(f"{text}. It took effect once, or not at all")))
         return self._end(Outcome(None, Unavailable(text)))
 
@@ -377,8 +410,8 @@ class Worker:
         elif request is None:
             self.call = None
         elif request.kind != "w":
-            self._phase = "r"
-            self.call = Call(request.kind, [request.op, *request.args])
+            self._phase = "m" if request.kind == "m" else "r"
+            self.call = Call(request.kind, [request.op, *request.args], request.at)
         elif not session.id:
             self._phase = "open"
             self.call = Call("w", pack([0, 0, 0, "open"]))
@@ -404,7 +437,7 @@ class Worker:
                 call.asked.clear()
                 call.doubt = False
             return self._end(outcome)
-        if self._phase == "r" or (error and not isinstance(error, SessionLost)):
+        if self._phase in ("r", "m") or (error and not isinstance(error, SessionLost)):
             return self._end(outcome)
         if self._phase == "close":
             del session.abandoned[0]

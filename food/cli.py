@@ -12,6 +12,7 @@ from typing import Any
 from .bench import CLIENTS_MOST, Figures, bench
 from .calls import CompareFailed, FoodError, OutcomeUnknown, Unavailable, show
 from .client import RANGE_LIMIT, TIMEOUT_S, Client, Status, default_endpoints, split_endpoints
+from .member import WAIT_S, Done, change, found, meaning, view_of
 
 EXIT_CODES = """\
 exit codes:
@@ -24,6 +25,7 @@ exit codes:
   6   refused (too large, no space, malformed), or an answer that was not understood
   130 interrupted; a write under way has an unknown outcome
 """
+STATE_MOST = 120  # characters of a member's state: a remedy is in it
 NOT_THERE, USAGE, UNAVAILABLE, UNKNOWN, COMPARE, REFUSED, INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
 
 
@@ -82,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("--limit", type=_count, default=RANGE_LIMIT, help="(default: %(default)s)")
     listing.add_argument("--stale", action="store_true", help="from any node, even without a primary; may be old")
     command("status", _status, "Shows every member: role, epoch, position, lag, score, since when.")
+    _member_parsers(command("member", _member_list, "Shows and changes who votes: members by command."))
     measure = command("bench", _bench, "Measures writes (or reads) a second; a connection a client.")
     measure.add_argument("--clients", type=_counts, default=[1, 64, 500], metavar="N,…", help="(default: 1,64,500)")
     measure.add_argument("--seconds", type=_positive, default=5.0, help="for each number (default: %(default)s)")
@@ -102,10 +105,34 @@ def _common(to: argparse.ArgumentParser, suppress: dict[str, Any]) -> None:
         "--timeout",
         type=_positive,
         metavar="SECONDS",
-        help=f"for each request (default: {TIMEOUT_S:g})",
-        **(suppress or {"default": TIMEOUT_S}),
+        help=f"for each request (default: {TIMEOUT_S:g}); member: for all of it (default: {WAIT_S:g})",
+        **suppress,
     )
     to.add_argument("--output", choices=["text", "json"], **(suppress or {"default": "text"}))
+
+
+def _member_parsers(member: argparse.ArgumentParser) -> None:
+    verbs = member.add_subparsers(required=True, metavar="WHAT")
+
+    def verb(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, help=text, description=text)
+        _common(made, {"default": argparse.SUPPRESS})
+        made.set_defaults(run=run, op=name)
+        return made
+
+    verb("list", _member_list, "Shows the member list, and the stores that are not in it.")
+    for name, text in (
+        ("add", "Makes the store that a node has now a member, once it has caught up."),
+        ("remove", "Ends the vote of a node's store."),
+        ("replace", "A node lost its disk: ends the old store's vote, and makes the new one a member."),
+    ):
+        made = verb(name, _member_change, text)
+        made.add_argument("node")
+        made.add_argument(
+            "--force", action="store_true", help="although the members left have yet to catch up: writes wait for them"
+        )
+    first = verb("found", _member_found, "The very first start with fewer nodes than Corosync's list has (README).")
+    first.add_argument("nodes", nargs="+", metavar="node", help="every node that is to be a member, all empty")
 
 
 # --- Commands ---
@@ -188,7 +215,7 @@ def _bench(options: argparse.Namespace) -> int:
         options.seconds,
         options.value_bytes,
         options.reads,
-        options.timeout,
+        options.timeout or TIMEOUT_S,
         tell,
     )
     if options.output == "json":
@@ -196,6 +223,68 @@ def _bench(options: argparse.Namespace) -> int:
     for text in {text for figures in results for text in figures.error_texts}:
         print(f"foodctl: {text}", file=sys.stderr)
     return 0
+
+
+def _member_list(options: argparse.Namespace) -> int:
+    with _client(options) as client:
+        status = client.status()
+    answers = [answer for answer in status.answers.values() if answer]
+    answer = status.answers.get(status.leader or "") or max(answers, key=_progress, default={})
+    view = view_of(answer)
+    if not answer:
+        return _fail(options, f"no node answered: {', '.join(status.answers)}", UNAVAILABLE)
+    rows = sorted([*view.voting.values(), *view.learners.values()], key=lambda row: (row["node"], row["store"]))
+    if options.output == "json":
+        print(json.dumps({"number": view.number, "primary": bool(status.leader), "stores": rows}))
+        return 0
+    if not view.number:
+        print(f"No member list: nothing is founded yet, as {answer.get('node')} knows it.")
+        return 0
+    known = "" if status.leader else f", as {answer.get('node')} knows it; nobody is primary"
+    print(f"Member list {view.number}{known}: {meaning(list(view.voting))}.\n")
+    print(table(["NODE", "STORE", "VOTES", "LAG", "STATE"], [_voter(row) for row in rows]))
+    return 0
+
+
+def _voter(row: dict[str, Any]) -> list[str]:
+    lag = row.get("lag")
+    votes = "yes" if row.get("voting") is True else "no"
+    cells = [row["node"], row["store"], votes, "?" if lag is None else lag, row.get("state")]
+    return [show(str(cell).encode(), STATE_MOST) for cell in cells]
+
+
+def _member_change(options: argparse.Namespace) -> int:
+    with _client(options) as client:
+        done = change(client, options.op, options.node, options.force, options.timeout or WAIT_S, _progress_line())
+    if isinstance(done, Done):
+        _tell(options, done.text, {"done": done.text})
+    else:
+        nodes = [node for node, _ in done.members]
+        text = f"member list {done.number}: {', '.join(nodes)}; {meaning(nodes)}"
+        _tell(options, text, {"number": done.number, "members": [list(member) for member in done.members]})
+    return 0
+
+
+def _member_found(options: argparse.Namespace) -> int:
+    nodes = sorted(set(options.nodes))
+    with _client(options) as client:
+        view = found(client, nodes, options.timeout or WAIT_S, _progress_line())
+    voters = sorted(view.voting)
+    text = f"founded: member list {view.number}: {', '.join(voters)}; {meaning(voters)}"
+    _tell(options, text, {"number": view.number, "members": voters})
+    return 0
+
+
+def _progress_line() -> Callable[[str], None]:
+    """Says on standard error what is waited for, whenever it changes."""
+    said = [""]
+
+    def tell(text: str) -> None:
+        if text != said[0]:
+            said[0] = text
+            print(f"foodctl: {text}", file=sys.stderr, flush=True)
+
+    return tell
 
 
 # --- Status in words ---
@@ -263,7 +352,7 @@ def _member(node: str, row: dict[str, Any]) -> list[str]:
         "?" if row.get("lag") is None else str(row["lag"]),
         "none" if score is None else str(score),
         _ago(row.get("since_s")),
-        show(state.encode()),
+        show(state.encode(), STATE_MOST),
     ]
 
 
@@ -315,7 +404,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _client(options: argparse.Namespace) -> Client:
-    return Client(_endpoints(options), timeout_s=options.timeout)
+    return Client(_endpoints(options), timeout_s=options.timeout or TIMEOUT_S)
 
 
 def _endpoints(options: argparse.Namespace) -> list[str]:

@@ -41,6 +41,13 @@ class Item(NamedTuple):
     revision: int
 
 
+class Members(NamedTuple):
+    """A member list that is committed."""
+
+    number: int
+    members: list[tuple[str, str]]  # node and store
+
+
 class Status(NamedTuple):
     """What the nodes say: `answers` by endpoint, None where none came; `leader` is the endpoint of the primary."""
 
@@ -147,6 +154,17 @@ class Client:
             case [*rows]:
                 return [_item(row) for row in rows]
         raise ProtocolError("range was answered with something else than rows")
+
+    def change_members(self, number: int, op: str, node: str, store: str, force: bool = False) -> Members:
+        """Adds or removes a store, if member list `number` rules; sent again it harms nothing. Raises Refused."""
+        match self._run(Request("m", op, (number, node, store, force))):
+            case [int(found), str(_), [*members]]:
+                return Members(found, [_member(member) for member in members])
+        raise ProtocolError("a change of members was answered without a list")
+
+    def found(self, endpoint: str, nodes: Sequence[str]) -> None:
+        """Tells one node with whom it is to found the cluster. Raises Refused."""
+        self._run(Request("m", "found", (list(nodes),), endpoint))
 
     def status(self) -> Status:
         """Asks all nodes that are known, and those that these name."""
@@ -259,6 +277,13 @@ def _item(row: Any) -> Item:
         case [bytes(key), bytes(value), int(revision)]:
             return Item(key, value, revision)
     raise ProtocolError("range was answered with something else than [key, value, revision]")
+
+
+def _member(member: Any) -> tuple[str, str]:
+    match member:
+        case [str(node), str(store)]:
+            return node, store
+    raise ProtocolError("a member list holds something else than [node, store]")
 
 
 def _number(info: dict[str, Any]) -> int:

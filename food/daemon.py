@@ -30,6 +30,7 @@ from food import driver
 from food.codec import FRAME_MOST_BYTES, BadFrame, pack, unpack
 from food.control import Control
 from food.core.local import Local
+from food.core.members import parse
 from food.core.message import Message
 from food.core.ready import Save
 from food.core.replica import Replica, StoreUnusable
@@ -101,6 +102,7 @@ class Daemon:
         recovered = self._store.recovered
         self._member = recovered.member
         local = Local(recovered, secrets.token_hex(8), list(self._addresses))
+        self._members = local.log.members
         self.replica = Replica(local, self.settings["isolation_ms"], now_ms)
         external = bool(self.settings.get("external"))
         self._control = Control(self.replica, link, self.settings["id"], self.journal.log, now_ms, external=external)
@@ -149,6 +151,8 @@ class Daemon:
                     self._control_request(frames, now_ms)
             replica.tick(now_ms)
             driver.finish_turn(replica, self, now_ms)
+            if replica.local.log.members is not self._members:
+                self._forget_others()
             self._control.finish_turn(now_ms)
             self._beat()
             self._store.fold()
@@ -179,13 +183,18 @@ class Daemon:
                 self._change_nodes(nodes)
 
     def _change_nodes(self, nodes: dict[str, str]) -> None:
-        """A node that Corosync no longer names still votes until an entry says otherwise: its address is kept."""
-        members = self.replica.local.log.members
-        voting = {member.node for member in members.members} if members else set[str]()
-        self._addresses = {node: at for node, at in self._addresses.items() if node in voting} | nodes
-        self._connect()
+        self._addresses |= nodes
         self.replica.local.nodes = tuple(sorted(nodes))
+        self._forget_others()
         self.journal.notice(f"the cluster's nodes are now {', '.join(sorted(nodes))}")
+
+    def _forget_others(self) -> None:
+        """A node that Corosync no longer names still votes until an entry says otherwise: its address is kept."""
+        self._members = members = self.replica.local.log.members
+        voting = {member.node for member in members.members} if members else set[str]()
+        known = voting | {*self.replica.local.nodes}
+        self._addresses = {node: at for node, at in self._addresses.items() if node in known}
+        self._connect()
 
     def _connect(self) -> None:
         self._transport.set_peers({node: at for node, at in self._addresses.items() if node != self._node})
@@ -217,10 +226,17 @@ class Daemon:
                     self.replica.read((route, request_id), op, args, now_ms)
                 case "s", [op, *args]:
                     self.replica.read_stale((route, request_id), op, args)
+                case "m", ["found", [*names]] if names and all(type(name) is str for name in names):
+                    self.replica.found((route, request_id), names)
+                case "m", [*fields] if change := parse(fields):
+                    self.replica.change_members((route, request_id), change, now_ms)
                 case "i", _:
                     self.answer((route, request_id), Result(0, report(self.replica, self._transport, now_ms)))
                 case _:
-                    raise BadFrame("a request's kind and body are w and bytes, r or s and [op, args…], or i and nil")
+                    raise BadFrame(
+                        "a request's kind and body are w and bytes, r or s and [op, args…], m and [op, list, node,"
+                        " store, force] or [found, nodes], or i and nil"
+                    )
         except BadFrame as error:
             self._odd(f"from a client: {error}")
             self.answer((route, request_id), Result("bad_request", {"text": str(error)}))

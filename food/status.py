@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .core.message import Member
-from .core.peers import Heard
+from .core.peers import Heard, admission
 from .core.replica import Replica
 from .transport import Transport
 
@@ -24,8 +24,19 @@ def _state(replica: Replica, now_ms: int) -> str:
         if wish.score is None:
             return f"primary, epoch {epoch}, {wish.why}"
         in_sync = len(leading.in_sync(now_ms - replica.isolation_ms))
-        return f"{replica.role}, epoch {epoch}, {in_sync} of {len(replica.local.voters)} in sync"
+        text = f"{replica.role}, epoch {epoch}, {in_sync} of {len(replica.local.voters)} in sync"
+        return "; ".join([text, *(_leftover(node) for node in left_over(replica))])
     return f"{replica.role}, epoch {epoch}, {wish.why}"
+
+
+def left_over(replica: Replica) -> list[str]:
+    """Nodes that Corosync names no longer, and that vote until an operator ends it."""
+    members = replica.local.log.members
+    return [m.node for m in members.members if m.node not in replica.local.nodes] if members else []
+
+
+def _leftover(node: str) -> str:
+    return f"{node} left Corosync, still counts: foodctl member remove {node}"
 
 
 def report(replica: Replica, transport: Transport, now_ms: int) -> dict[str, Any]:
@@ -44,7 +55,7 @@ def report(replica: Replica, transport: Transport, now_ms: int) -> dict[str, Any
         "revision": local.state.revision,
         "keys": len(local.state.rows),
         "sessions": len(local.state.sessions),
-        "members": [_member(replica, member, now_ms) for member in _known(replica)],
+        "members": [_member(replica, transport, member, now_ms) for member in _known(replica)],
         "self": {
             "store": local.store,
             "starts": local.starts,
@@ -67,23 +78,28 @@ def _primary(replica: Replica, transport: Transport) -> dict[str, Any] | None:
 
 
 def _known(replica: Replica) -> list[Member]:
-    """The voters, then others that answer (learners), then nodes that never answered."""
+    """The voters, then others of Corosync's nodes: those that answered (learners), and those that never did."""
     local = replica.local
     known = list(local.log.members.members) if local.log.members else [local.member]
-    known += [heard.member for heard in replica.peers.heard.values() if heard.member not in known]
+    others = (heard.member for heard in replica.peers.heard.values() if heard.member.node in local.nodes)
+    known += [member for member in others if member not in known]
     if local.member not in known:
         known.append(local.member)
     names = {member.node for member in known}
     return sorted(known) + [Member(node, "") for node in local.nodes if node not in names]
 
 
-def _member(replica: Replica, member: Member, now_ms: int) -> dict[str, Any]:
+def _member(replica: Replica, transport: Transport, member: Member, now_ms: int) -> dict[str, Any]:
     local = replica.local
-    row: dict[str, Any] = {"node": member.node, "store": member.store, "voting": member.store in local.voters}
+    voting = member.store in local.voters
+    row: dict[str, Any] = {"node": member.node, "store": member.store, "voting": voting, "answers": False}
+    row["endpoint"] = transport.client_endpoint(member.node)
     heard = replica.peers.heard.get(member.store)
     if member.store == local.store:
         lag = replica.following.behind if replica.following else 0
         row |= {
+            "answers": True,
+            "endpoint": transport.endpoint,
             "role": replica.role,
             "epoch": local.promise.number,
             "last": local.log.last.index,
@@ -97,6 +113,10 @@ def _member(replica: Replica, member: Member, now_ms: int) -> dict[str, Any]:
     else:
         row |= dict.fromkeys(("role", "epoch", "last", "lag", "score", "since_s"))
         row["state"] = "never answered this process"
+    if voting and member.node in left_over(replica):
+        row["state"] = f"{row['state']}; {_leftover(member.node)}"
+    elif heard and local.log.members and not voting:
+        row["state"] = f"learner, {row['state']}: {admission(local.log.members, member.node)}"
     return row
 
 
@@ -109,6 +129,7 @@ def _other(replica: Replica, heard: Heard, now_ms: int) -> dict[str, Any]:
     if age_ms > replica.isolation_ms:
         state = f"no answer for {age_ms // 1000} s"
     return {
+        "answers": age_ms <= replica.isolation_ms,
         "role": answer.role,
         "epoch": answer.promise.number,
         "last": answer.last.index,

@@ -50,7 +50,8 @@ def next_list(
     if (change.member in current.members) == (change.op == "add"):
         return Result(0, current)  # done already: the answer was lost, or somebody else did it
     if change.number != current.number:
-        return _refuse(f"member list {current.number} rules by now, not {change.number}: foodctl member list")
+        text = f"member list {current.number} rules by now, not {change.number}: look at it again"
+        return Result("list_changed", {"text": text})
     wanted = _added(change, current, local, answering) if change.op == "add" else _left(change, current, local)
     if isinstance(wanted, Result):
         return wanted

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from . import quorum
 from .local import Local
-from .message import START, Answer, Ask, Member
+from .message import START, Answer, Ask, Member, MemberList
 
 ASK_MS = 250
 ASK_EAGER_MS = 50  # until a majority has answered this process: a start should not wait for the next question
@@ -100,9 +100,8 @@ def backup_wish(local: Local, peers: Peers, in_sync: bool, now_ms: int, isolatio
         return _founding_wish(local, recent)
     members = local.log.members
     if not local.listed:
-        command = "replace" if any(m.node == local.member.node for m in members.members) else "add"
-        remedy = f"foodctl member {command} {local.member.node}"
-        return Wish(None, f"learner: this store is not in member list {members.number}; {remedy}")
+        command = admission(members, local.member.node)
+        return Wish(None, f"learner: this store is not in member list {members.number}; {command}")
     newer = next((h for h in recent.values() if _rules(h.answer, members.number)), None)
     if newer:
         return Wish(None, f"catching up: {newer.member.node} knows a newer member list")
@@ -110,6 +109,12 @@ def backup_wish(local: Local, peers: Peers, in_sync: bool, now_ms: int, isolatio
         silent = [m.node for m in members.members if m.store not in recent and m.store != local.store]
         return Wish(None, f"isolated: no answer from {', '.join(silent)}")
     return Wish(SCORE_IN_SYNC, "in sync") if in_sync else Wish(SCORE_ELIGIBLE, "catching up")
+
+
+def admission(members: MemberList, node: str) -> str:
+    """What an operator types to make the store that `node` has now a member."""
+    verb = "replace" if any(member.node == node for member in members.members) else "add"
+    return f"foodctl member {verb} {node}"
 
 
 def _rules(answer: Answer, number: int) -> bool:

@@ -178,7 +178,7 @@ class Replica:
         if local.log.last != START or local.log.members:
             answer = Result("refused", {"text": f"{node} has a log: its cluster is founded already"})
         elif unknown:
-            answer = Result("refused", {"text": f"Corosync's node list of {node} lacks {', '.join(unknown)}"})
+            answer = Result("refused", {"text": f"Corosync's node list of {node} lacks {', '.join(unknown):.200}"})
         elif node not in named:
             answer = Result("refused", {"text": f"{node} is not among those that are to found the cluster"})
         else:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TELL_MS = 300
 DELAY_MS = 400  # of a request sent again
-KNOWN = (0, "busy", "refused", "behind", "not_primary", "unknown")
+KNOWN = (0, "busy", "refused", "list_changed", "behind", "not_primary", "unknown")
 
 
 class Order(NamedTuple):
