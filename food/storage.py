@@ -63,6 +63,7 @@ REMEDIES = {
     "SQLITE_BUSY": "another process has it open",
     "SQLITE_CANTOPEN": "the directory must be there, and be the daemon's to write",
     "SQLITE_FULL": "make room",
+    "SQLITE_IOERR_LOCK": "its files must be the daemon's to write: chown them to `user`",
 }
 
 
@@ -151,8 +152,10 @@ class Store:
         db.execute("BEGIN EXCLUSIVE")
         if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             self._create()
-        if (found := self._get("format")) != FORMAT:
-            raise ValueError(f"format {found}, this version of food reads {FORMAT}")
+        if (found := self._get("format")) != FORMAT:  # a version's mistake, not the disk's: nothing is set aside
+            raise StoreBroken(
+                f"{self.path} has format {found}, this food reads {FORMAT}: install the food that wrote it"
+            )
         self._discard_staged()
         starts = self._get("starts") + 1
         self._put("starts", starts)

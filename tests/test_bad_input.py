@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -28,6 +30,8 @@ from test_agent import AGENT, ROOT
 
 from food import locks
 from food.calls import FoodError, NoSpace, OutcomeUnknown
+from food.core.local import FLUSH_MS
+from food.storage import Store
 
 OK, GENERIC, ARGUMENTS, UNIMPLEMENTED, PERMISSION, INSTALLED, NOT_RUNNING, PROMOTED = 0, 1, 2, 3, 4, 5, 7, 8
 START_MS = "OCF_RESKEY_CRM_meta_timeout"
@@ -218,7 +222,8 @@ def seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with found.client() as client:
         for number in range(20):
             client.put(b"key %d" % number, b"%d" % number * 500)
-    assert found("stop") == OK
+        time.sleep(FLUSH_MS / 1000 + 0.5)  # then the state tables hold it, too, and the session
+        assert found("stop") == OK
     return found.data_dir
 
 
@@ -510,6 +515,141 @@ def test_a_disk_filled_by_others_ends_the_daemon_with_a_reason_and_nothing_ackno
             assert client.get(b"before")
             assert all(client.get(b"%d" % number) for number in acknowledged)
         assert node("stop") == OK
+
+
+# --- A store that cannot be trusted ---
+
+
+class Damage(NamedTuple):
+    fault: str
+    to: Callable[[Path], object]
+    code: int  # of the start
+    words: str  # in the reason of a start that fails, else in the file `why` beside the store that was set aside
+    killed: bool = False  # the daemon's end before it: everything is in the write-ahead log then
+
+
+def sql(statement: str) -> Callable[[Path], None]:
+    def run(directory: Path) -> None:
+        with contextlib.closing(sqlite3.connect(directory / "food.db")) as db:
+            db.execute(statement)
+            db.commit()
+
+    return run
+
+
+def overwritten(name: str, part: float, data: bytes) -> Callable[[Path], None]:
+    def write(directory: Path) -> None:
+        with (directory / name).open("r+b") as file:
+            file.seek(int((directory / name).stat().st_size * part))
+            file.write(data)
+
+    return write
+
+
+def cut(name: str, part: float) -> Callable[[Path], None]:
+    return lambda directory: os.truncate(directory / name, int((directory / name).stat().st_size * part))
+
+
+def replaced_by(name: str, data: bytes) -> Callable[[Path], object]:
+    return lambda directory: (directory / name).write_bytes(data)
+
+
+def other_format(directory: Path) -> None:
+    with contextlib.closing(Store(directory, "n1")) as store:
+        store._put("format", 99)
+
+
+NOISE = random.Random(4711).randbytes(65_536)
+NOT_OURS = "food.db holds what food did not write: "
+DAMAGES = (
+    Damage(
+        "a log row exchanged", sql("UPDATE log SET data = x'90'"), OK, NOT_OURS + "the checksum of log entries 1 to 1"
+    ),
+    Damage("a log row missing", sql("DELETE FROM log WHERE first = 5"), OK, NOT_OURS),
+    Damage("a key's value changed", sql("UPDATE state SET value = x'00' WHERE key = x'6b65792033'"), OK, "state hash"),
+    Damage("a key missing", sql("DELETE FROM state WHERE key = x'6b65792033'"), OK, "state hash"),
+    Damage("a session exchanged", sql("UPDATE sessions SET data = x'93000090'"), OK, "the checksum of client session"),
+    Damage(
+        "a promise exchanged",
+        sql("UPDATE meta SET value = x'9200a0' WHERE name = 'promise'"),
+        OK,
+        "checksum of promise",
+    ),
+    Damage("a number missing", sql("DELETE FROM meta WHERE name = 'commit'"), OK, NOT_OURS + "commit is missing"),
+    Damage("a table missing", sql("DROP TABLE sessions"), OK, NOT_OURS + "no such table: sessions"),
+    Damage("another program's database", sql("DROP TABLE meta"), OK, NOT_OURS + "no such table: meta"),
+    Damage("another format", other_format, GENERIC, "has format 99, this food reads 1: install the food that wrote it"),
+    Damage("the header overwritten", overwritten("food.db", 0, bytes(100)), OK, NOT_OURS + "file is not a database"),
+    Damage("noise instead", replaced_by("food.db", NOISE), OK, NOT_OURS + "file is not a database"),
+    Damage("cut in half", cut("food.db", 0.5), OK, NOT_OURS),
+    Damage("noise inside", overwritten("food.db", 0.5, NOISE[:8192]), OK, NOT_OURS),
+    Damage(
+        "noise in the write-ahead log",
+        overwritten("food.db-wal", 0.5, NOISE[:100]),
+        OK,
+        "food.db-wal: damaged at",
+        True,
+    ),
+    Damage(
+        "its header overwritten", overwritten("food.db-wal", 0, NOISE[:32]), OK, "food.db-wal: damaged at byte 0", True
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def killed_seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = RealNode(tmp_path_factory.mktemp("killed"))
+    found.up()
+    with found.client() as client:
+        for number in range(20):
+            client.put(b"key %d" % number, b"%d" % number * 500)
+    found.close()
+    eventually("its end", lambda: not found.processes())
+    return found.data_dir
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.fault)
+def test_a_damaged_store_is_set_aside_whole_and_says_why(
+    node: RealNode, seed: Path, killed_seed: Path, damage: Damage
+) -> None:
+    """The node goes on with a new store: empty, with an id that no member list knows."""
+    shutil.copytree(killed_seed if damage.killed else seed, node.data_dir)
+    damage.to(node.data_dir)
+    before = {path.name: path.read_bytes() for path in node.data_dir.iterdir()}
+    if damage.code != OK:
+        refused(node, "start", damage.code, damage.words)
+        assert not list(node.data_dir.glob("set-aside-*"))
+    else:
+        assert node("start") == OK, node.errors
+        (aside,) = node.data_dir.glob("set-aside-*")
+        assert damage.words in (aside / "why").read_text()
+        assert f"the store was moved to {aside}; this node comes back as an empty learner" in node.log
+        kept = {path.name: path.read_bytes() for path in aside.iterdir() if path.name != "why"}
+        assert kept.get("food.db-wal", b"") == before.get("food.db-wal", b"") and kept["food.db"] == before["food.db"]
+        assert node.report()["keys"] == 0 and node.report()["last"] == 0
+    assert node("stop") == OK
+    left_nothing(node)
+
+
+def append(path: Path, data: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(data)
+
+
+UNHARMED: dict[str, Callable[[Path], object]] = {
+    "noise behind the write-ahead log": lambda path: append(path, NOISE),
+    "a torn frame behind it": lambda path: append(path, path.read_bytes()[-2000:]),
+    "killed": lambda path: None,
+}
+
+
+@pytest.mark.parametrize("fault", UNHARMED)
+def test_what_only_a_crash_can_leave_costs_nothing(node: RealNode, killed_seed: Path, fault: str) -> None:
+    shutil.copytree(killed_seed, node.data_dir)
+    UNHARMED[fault](node.data_dir / "food.db-wal")
+    node.up()
+    is_whole(node)
+    assert not list(node.data_dir.glob("set-aside-*"))
 
 
 # --- What is installed ---

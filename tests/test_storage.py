@@ -378,7 +378,22 @@ def test_a_flipped_byte_in_the_database_is_noticed_or_harmless(tmp_path: Path, n
 def test_another_format_is_refused_in_words(tmp_path: Path) -> None:
     with closing(Store(tmp_path, "n1")) as store:
         store._put("format", 99)
-    assert "format 99, this version of food reads 1" in corrupt(tmp_path)
+    with pytest.raises(StoreBroken, match="has format 99, this food reads 1: install the food that wrote it") as caught:
+        Store(tmp_path, "n1")
+    assert not isinstance(caught.value, StoreCorrupt), "nothing is wrong with it"
+
+
+def test_files_of_another_user_are_named() -> None:
+    directory = Path(f"/tmp/food-read-only-{os.getpid()}")  # tmp_path itself is closed to others
+    directory.mkdir()
+    try:
+        Store(directory, "n1").close()
+        (directory / "food.db").chmod(0o444)
+        directory.chmod(0o777)
+        with nobody(), pytest.raises(StoreBroken, match="disk I/O error: its files must be the daemon's to write"):
+            Store(directory, "n1")
+    finally:
+        shutil.rmtree(directory)
 
 
 def killed_after(directory: Path, saves: int) -> None:
