@@ -91,10 +91,7 @@ class Daemon:
         self._data_dir = Path(self.settings["data_dir"])
         self._store = self._open_store()
         address = self.settings.get("address") or self._addresses[self._node]
-        further = (self.settings.get("client_addresses") or "").split(",")
-        self._transport = Transport(
-            address, self.settings["port"], Path(self.settings["run_dir"]), [one for one in further if one]
-        )
+        self._transport = Transport(address, self.settings["port"], Path(self.settings["run_dir"]))
         self._connect()
         self._transport.watch(link.fileno())
         self._clock = Clock()
@@ -106,7 +103,8 @@ class Daemon:
         self.replica = Replica(local, self.settings["isolation_ms"], now_ms)
         external = bool(self.settings.get("external"))
         self._control = Control(self.replica, link, self.settings["id"], self.journal.log, now_ms, external=external)
-        self._apply_settings()
+        for error in self._apply_settings():
+            raise CannotListen(error)
         self.journal.notice(
             f"up: store {local.store}, start {local.starts}, epoch {local.promise.number}, log to"
             f" {local.log.last.index}, committed to {local.commit}, {len(local.state.rows)} keys, on {address}"
@@ -176,7 +174,8 @@ class Daemon:
                 self.journal.warning(f"an order was not carried out: {packet['error']}")
             if "settings" in packet:
                 self.settings = packet["settings"]
-                self._apply_settings()
+                for error in self._apply_settings():
+                    self.journal.log("error", error)
             if "adopted" in packet:
                 self._control.adopted_by(packet["adopted"])
             if nodes := packet.get("nodes"):
@@ -251,11 +250,13 @@ class Daemon:
 
         return answer
 
-    def _apply_settings(self) -> None:
-        """What can change on a live daemon; watchdog_ms is the guardian's."""
+    def _apply_settings(self) -> list[str]:
+        """What can change on a live daemon, watchdog_ms is the guardian's; what could not be taken over."""
         self.journal.set_level(self.settings["log_level"])
         self.replica.isolation_ms = self.settings["isolation_ms"]
         self._control.degraded = bool(self.settings.get("degraded"))
+        further = (self.settings.get("client_addresses") or "").split(",")
+        return self._transport.hear_clients_at([address for address in further if address])
 
     def _look_for_room(self, now_ms: int) -> None:
         """Each node looks at its own disk; a primary that is short takes only what frees space."""

@@ -150,7 +150,9 @@ PARAMETERS = (
     Parameter("run_dir", None, path, "locks and local sockets; /run/food/ID if absent", where="command line"),
     Parameter("daemon", None, path, "the daemon's program; the installed one if absent"),
     Parameter("address", None, numeric_address, "this node's own address; from Corosync's node list if absent"),
-    Parameter("client_addresses", None, numeric_addresses, "further addresses for clients, say a virtual IP"),
+    Parameter(
+        "client_addresses", None, numeric_addresses, "further addresses for clients, say a virtual IP", reloadable=True
+    ),
     # Three ports in a row are used: log, peers, clients.
     Parameter("port", 9999, whole(1, 65533), "first of three TCP ports: log, peers, clients"),
     Parameter("data_dir", None, path, "where the store is; /var/lib/food/ID if absent"),

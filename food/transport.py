@@ -62,7 +62,7 @@ class CannotListen(Exception):
 
 
 class Transport:
-    def __init__(self, address: str, port: int, run_dir: Path, client_addresses: Sequence[str] = ()):
+    def __init__(self, address: str, port: int, run_dir: Path):
         """Raises CannotListen."""
         self._context = zmq.Context()
         self._epoll = select.epoll()
@@ -71,6 +71,8 @@ class Transport:
         self._unsure: set[zmq.Socket[bytes]] = set()
         self._port = port
         self.endpoint = f"{_bracketed(address)}:{port + 2}"  # where clients reach this node
+        self._own = [address] if address.startswith("127.") else [address, "127.0.0.1"]
+        self._further: set[str] = set()  # where clients are heard, too
         self._dealers: dict[str, zmq.Socket[bytes]] = {}
         self._addresses: dict[str, str] = {}
         self._publisher = self._socket(zmq.PUB, PEER_QUEUE_MOST, PEER_FRAME_MOST_BYTES)
@@ -82,7 +84,7 @@ class Transport:
         for socket in (self.clients, self.control):
             socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an answer that cannot be delivered is counted
         try:
-            self._bind(address, run_dir, client_addresses)
+            self._bind(address, run_dir)
         except CannotListen:
             self.close()
             raise
@@ -99,34 +101,45 @@ class Transport:
         socket.setsockopt(zmq.BACKLOG, BACKLOG)
         return socket
 
-    def _bind(self, address: str, run_dir: Path, client_addresses: Sequence[str]) -> None:
+    def _bind(self, address: str, run_dir: Path) -> None:
         self._bind_tcp(self._publisher, address, self._port)
         self._bind_tcp(self.peers, address, self._port + 1)
-        own = [address] if address.startswith("127.") else [address, "127.0.0.1"]
-        for one in own:
+        for one in self._own:
             self._bind_tcp(self.clients, one, self._port + 2)
-        for one in client_addresses:
-            if one not in own:
-                self._bind_tcp(self.clients, one, self._port + 2, ahead=True)
         self._bind_ipc(self.clients, run_dir / "client.sock", 0o660)
         self._bind_ipc(self.control, run_dir / "control.sock", 0o600)
 
-    def _bind_tcp(self, socket: zmq.Socket[bytes], address: str, port: int, *, ahead: bool = False) -> None:
-        """A predecessor that was just killed may still be giving the port back. `ahead`: the address may come later."""
+    def _bind_tcp(self, socket: zmq.Socket[bytes], address: str, port: int) -> None:
+        """A predecessor that was just killed may still be giving the port back."""
         deadline = time.monotonic() + BIND_PATIENCE_S
         while True:
             try:
                 socket.setsockopt(zmq.IPV6, int(":" in address))
-                if ahead:
-                    _bind_ahead(socket, address, port)
-                else:
-                    socket.bind(f"tcp://{_bracketed(address)}:{port}")
+                socket.bind(f"tcp://{_bracketed(address)}:{port}")
                 return
-            except (zmq.ZMQError, OSError) as error:
+            except zmq.ZMQError as error:
                 if time.monotonic() >= deadline or error.errno not in (zmq.EADDRINUSE, zmq.EADDRNOTAVAIL):
                     why = f"{zmq.strerror(error.errno or 0)}; {_remedy(error.errno)}"  # pyzmq's own text has more
                     raise CannotListen(f"cannot listen on {address}:{port}: {why}") from None
                 time.sleep(0.05)
+
+    def hear_clients_at(self, addresses: Sequence[str]) -> list[str]:
+        """Hears clients on these further addresses, which may come later, and no more on earlier ones; what went wrong.
+
+        Never waits: it is called in a running daemon, too.
+        """
+        port, errors = self._port + 2, []
+        wanted = set(addresses) - set(self._own)
+        for address in sorted(self._further - wanted):
+            self.clients.unbind(f"tcp://{_bracketed(address)}:{port}")
+            self._further.discard(address)
+        for address in sorted(wanted - self._further):
+            try:
+                _bind_ahead(self.clients, address, port)
+                self._further.add(address)
+            except (zmq.ZMQError, OSError) as error:
+                errors.append(f"cannot listen on {address}:{port}: {error}; {_remedy(error.errno)}")
+        return errors
 
     def _bind_ipc(self, socket: zmq.Socket[bytes], path: Path, mode: int) -> None:
         try:
@@ -210,6 +223,7 @@ def _bind_ahead(socket: zmq.Socket[bytes], address: str, port: int) -> None:
         listener.bind((address, port))
         listener.listen(BACKLOG)
         listener.setblocking(False)
+        socket.setsockopt(zmq.IPV6, int(six))
         socket.setsockopt(zmq.USE_FD, listener.fileno())
         try:
             socket.bind(f"tcp://{_bracketed(address)}:{port}")

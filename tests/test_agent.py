@@ -458,7 +458,7 @@ def test_metadata_is_complete(node: Node) -> None:
     parameters = {item.get("name"): item for item in root.iter("parameter")}
     assert parameters["port"].get("unique") == "1"
     live = {name for name, item in parameters.items() if item.get("reloadable") == "1"}
-    assert live == {"watchdog_ms", "isolation_ms", "degraded", "log_level"}
+    assert live == {"client_addresses", "watchdog_ms", "isolation_ms", "degraded", "log_level"}
     assert all(item.findtext("longdesc") and item.findtext("shortdesc") for item in parameters.values())
     intervals = [item.get("interval") for item in root.iter("action") if item.get("name") == "monitor"]
     assert len(set(intervals)) == 2

@@ -80,28 +80,47 @@ def listening(port: int) -> set[str]:
 
 
 def test_clients_are_heard_on_further_addresses_that_may_come_later(run_dir: Path) -> None:
-    opened = Transport(HERE, PORT, run_dir, [THERE, ELSEWHERE, HERE])
+    opened = Transport(HERE, PORT, run_dir)
     try:
+        assert opened.hear_clients_at([THERE, ELSEWHERE, HERE]) == []
         assert listening(PORT) == listening(PORT + 1) == {HERE}, "peers' ports are not for clients"
         assert listening(PORT + 2) == {HERE, THERE, ELSEWHERE}
-        client: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
-        client.connect(f"tcp://{THERE}:{PORT + 2}")
-        client.send(b"hello")
+        asking: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+        asking.connect(f"tcp://{THERE}:{PORT + 2}")
+        asking.send(b"hello")
         assert opened.clients.poll(2000)
         (frames,) = take(opened.clients)
         assert opened.reply(opened.clients, frames[:-1], b"answer")
-        assert client.poll(2000) and client.recv() == b"answer"
-        client.close(linger=0)
+        assert asking.poll(2000) and asking.recv() == b"answer"
+        asking.close(linger=0)
     finally:
         opened.close()
     assert not listening(PORT + 2)
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_further_address_that_is_taken_is_named(run_dir: Path) -> None:
-    with socket.create_server((THERE, PORT + 2)), pytest.raises(CannotListen, match=f"{THERE}:{PORT + 2}: .*choose"):
-        Transport(HERE, PORT, run_dir, [THERE])
-    assert not listening(PORT + 2)
+def test_further_addresses_are_changed_while_it_runs(run_dir: Path) -> None:
+    opened = Transport(HERE, PORT, run_dir)
+    try:
+        opened.hear_clients_at([THERE])
+        assert opened.hear_clients_at([ELSEWHERE]) == []
+        deadline = time.monotonic() + 5  # ZeroMQ's own thread lets go of it
+        while listening(PORT + 2) != {HERE, ELSEWHERE}:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        opened.close()
+
+
+def test_a_further_address_that_is_taken_is_named_and_holds_nothing_up(run_dir: Path) -> None:
+    opened = Transport(HERE, PORT, run_dir)
+    try:
+        with socket.create_server((THERE, PORT + 2)):
+            (error,) = opened.hear_clients_at([THERE, ELSEWHERE])
+        assert f"{THERE}:{PORT + 2}: " in error and "choose another `port`" in error
+        assert listening(PORT + 2) == {HERE, ELSEWHERE}
+        assert opened.hear_clients_at([THERE, ELSEWHERE]) == [], "the next attempt"
+    finally:
+        opened.close()
 
 
 @pytest.mark.usefixtures("impatient")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from testbed import floors
@@ -28,10 +28,22 @@ class Failure(NamedTuple):
 
 
 class Operator:
-    """`tell` takes the lines to show; nothing here prints."""
+    """`tell` takes the lines to show; nothing here prints. `resource` and `client_port` say which clone, where several
+    run; `hosts` are the nodes that have an instance."""
 
-    def __init__(self, lab: Lab, tell: Callable[[str], object] = print):
+    def __init__(
+        self,
+        lab: Lab,
+        tell: Callable[[str], object] = print,
+        *,
+        resource: str = RESOURCE,
+        client_port: int = CLIENT_PORT,
+        hosts: Sequence[str] = (),
+    ):
         self.lab = lab
+        self.resource = resource
+        self.client_port = client_port
+        self.hosts = list(hosts or lab.nodes)
         self._tell = tell
         self._began = time.monotonic()
 
@@ -47,13 +59,18 @@ class Operator:
     def on(self) -> list[str]:
         return [node for node in self.lab.nodes if self.lab.on(node)]
 
-    def create(self) -> None:
+    @property
+    def clone(self) -> str:
+        return f"{self.resource}-clone"
+
+    def create(self, *parameters: str, options: Sequence[str] = ("notify=true",)) -> None:
         self.say("creating the clone")
-        self.operator("pcs", "resource", "create", RESOURCE, "ocf:food:food", "promotable", "notify=true")
+        argv = ["pcs", "resource", "create", self.resource, "ocf:food:food", *parameters, "promotable", *options]
+        self.operator(*argv)
         self.settle()
 
     def primary(self) -> str:
-        node = floors.promoted_node(self.lab, RESOURCE)
+        node = floors.promoted_node(self.lab, self.resource)
         if node is None:
             raise LabError("no node is promoted")
         return node
@@ -81,15 +98,15 @@ class Operator:
         found = {}
         for node in tree.iterfind("node_attributes/node") if tree is not None else ():
             attributes = {item.get("name"): item.get("value") or "" for item in node.iterfind("attribute")}
-            found[node.get("name") or ""] = attributes.get(f"{RESOURCE}-state", "")
-        return found
+            found[node.get("name") or ""] = attributes.get(f"{self.resource}-state", "")
+        return {node: state for node, state in found.items() if node in self.hosts}
 
     def _settled(self) -> bool:
         states = self.states()
         others = [state for state in states.values() if not state.startswith("primary")]
-        whole = f"{len(self.lab.nodes)} of {len(self.lab.nodes)} in sync"
+        whole = f"{len(self.hosts)} of {len(self.hosts)} in sync"
         return (
-            len(states) == len(self.lab.nodes)
+            len(states) == len(self.hosts)
             and sum(state.startswith("primary") and state.endswith(whole) for state in states.values()) == 1
             and all(state.startswith("backup") and state.endswith("in sync") for state in others)
         )
@@ -117,7 +134,7 @@ class Operator:
         return self._holder(node, "guardian")
 
     def _holder(self, node: str, part: str) -> int:
-        text = self.lab.run(node, ["cat", f"/run/food/{RESOURCE}/{part}.lock"]).stdout
+        text = self.lab.run(node, ["cat", f"/run/food/{self.resource}/{part}.lock"]).stdout
         found = re.search(r"\d+", text)
         if not found:
             raise LabError(f"{node}: no {part}'s pid in its lock file")

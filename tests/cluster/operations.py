@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import load
 from testbed import LabError, layout, packages
-from testbed.clone import CLIENT_PORT, CLONE, RESOURCE, Operator
+from testbed.clone import CLONE, RESOURCE, Operator
 
 AGENT = "/usr/lib/ocf/resource.d/food/food"
 PACEMAKER_LOG = "/var/log/pacemaker/pacemaker.log"
@@ -118,12 +118,17 @@ class Cluster(Operator):
         writers: int = 4,
         readers: int = 2,
         rate: int = 100,
+        at: str = "",
     ) -> Iterator[Load]:
-        """Exactly-once writes and linearizable reads while the body runs, which begins after the first of them."""
+        """Exactly-once writes and linearizable reads while the body runs, which begins after the first of them.
+
+        `at`: the only address that the clients are given.
+        """
         Cluster.loads += 1
         name = f"load{Cluster.loads}-{os.getpid()}"  # the store may have seen an earlier session's
         path = self.directory / f"{name}.jsonl"
-        endpoints = ",".join(f"{self.lab.address(node)}:{CLIENT_PORT}" for node in nodes or self.lab.nodes)
+        addresses = [at] if at else [self.lab.address(node) for node in nodes or self.hosts]
+        endpoints = ",".join(f"{address}:{self.client_port}" for address in addresses)
         argv = [packages.PYTHON, str(load.__file__), "--endpoints", endpoints, "--name", name, "--out", str(path)]
         argv += ["--seconds", "3600", "--writers", str(writers), "--readers", str(readers), "--rate", str(rate), *more]
         path.touch()
@@ -156,16 +161,16 @@ class Cluster(Operator):
 
     def backups(self) -> list[str]:
         primary = self.primary()
-        return [node for node in self.lab.nodes if node != primary]
+        return [node for node in self.hosts if node != primary]
 
     def score(self, node: str) -> int | None:
-        argv = ["crm_attribute", f"--promotion={RESOURCE}", "-N", node, "-l", "reboot", "-G", "-q"]
+        argv = ["crm_attribute", f"--promotion={self.resource}", "-N", node, "-l", "reboot", "-G", "-q"]
         text = self.lab.run(self.on()[0], argv, check=False).stdout.strip()
         return int(text) if re.fullmatch(r"-?\d+", text) else None
 
     def status(self, node: str) -> dict[str, Any]:
         """What the node's daemon says of itself and of the members."""
-        done = self.lab.run(node, ["foodctl", "--id", RESOURCE, "--output", "json", "status"], check=False)
+        done = self.lab.run(node, ["foodctl", "--id", self.resource, "--output", "json", "status"], check=False)
         answers = json.loads(done.stdout or "{}").get("answers", {})
         found: dict[str, Any] = next((a for a in answers.values() if a and a["node"] == node), {})
         return found
@@ -175,9 +180,9 @@ class Cluster(Operator):
         seen: list[tuple[Any, ...]] = []
 
         def equal() -> bool:
-            statuses = [self.status(node) for node in self.lab.nodes]
+            statuses = [self.status(node) for node in self.hosts]
             seen[:] = [(s["last"], s["applied"], s["revision"], s["self"]["state_hash"]) for s in statuses if s]
-            return len(seen) == len(self.lab.nodes) and len(set(seen)) == 1
+            return len(seen) == len(self.hosts) and len(set(seen)) == 1
 
         self.wait(equal, "the same state on every node")
         print(f"every node holds: entry {seen[0][0]}, revision {seen[0][2]}, state {seen[0][3]}")
@@ -234,7 +239,7 @@ class Cluster(Operator):
         self.lab.wait_online()
         self.settle()
         if self.failures():
-            self.lab.run(self.on()[0], ["pcs", "resource", "cleanup", RESOURCE], timeout_s=60)
+            self.lab.run(self.on()[0], ["pcs", "resource", "cleanup", self.resource], timeout_s=60)
             self.wait(lambda: not self.failures(), "a clean crm_mon")
             self.settle()
 
@@ -254,7 +259,7 @@ class Cluster(Operator):
                 file.seek(offset)
                 text = file.read().decode(errors="replace")
             for stamp, _, name, resource in _STAMP.findall(text):
-                if resource == RESOURCE and name in names:
+                if resource == self.resource and name in names:
                     at = datetime.datetime.strptime(f"{year} {stamp}", "%Y %b %d %H:%M:%S.%f").timestamp()
                     found.append(Action(at, node, name))
         return sorted(found)
@@ -262,9 +267,9 @@ class Cluster(Operator):
     def logs(self) -> Iterator[str]:
         """The end of every node's own log: for a test that failed."""
         for node in self.lab.nodes:
-            path = self.lab.path(node, FOOD_LOG)
+            path = self.lab.path(node, f"/var/log/food/{self.resource}.log")
             lines = path.read_text(errors="replace").splitlines() if path.exists() else ["no log"]
-            yield f"--- {node}: {FOOD_LOG}"
+            yield f"--- {node}: {path}"
             yield from lines[-LOG_LINES_SHOWN:]
 
 
