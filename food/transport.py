@@ -138,7 +138,9 @@ class Transport:
                 _bind_ahead(self.clients, address, port)
                 self._further.add(address)
             except (zmq.ZMQError, OSError) as error:
-                errors.append(f"cannot listen on {address}:{port}: {error}; {_remedy(error.errno)}")
+                errors.append(
+                    f"cannot listen on {address}:{port}: {zmq.strerror(error.errno or 0)}; {_remedy(error.errno)}"
+                )
         return errors
 
     def _bind_ipc(self, socket: zmq.Socket[bytes], path: Path, mode: int) -> None:
