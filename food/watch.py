@@ -14,7 +14,9 @@ CANDIDATE_PATIENCE_S = 0.5
 # A reported failure that brings no stop is reported again (Pacemaker may be restarting, or the resource unmanaged).
 REPORT_AGAIN_FIRST_S = 10.0
 REPORT_AGAIN_MOST_S = 300.0
-START_LIMIT_S = 30.0
+# A store of 1 GiB is read and checked at every start: some 5 s of processor time, and what a cold disk takes. Below the
+# agent's start timeout of 60 s, so that the reason is heard.
+START_LIMIT_S = 50.0
 SCORE_CHECK_S = 2.0
 SCORE_FIRST_CHECK_S = 0.5
 NO_SCORE_CHECK_S = 10.0

@@ -9,7 +9,7 @@ from food.core import local as local_module
 from food.core.entries import ENTRY_BYTES, Log, pack_members
 from food.core.local import Local, Recovered, blank
 from food.core.message import NO_EPOCH, START, Entry, Epoch, Kind, Member, MemberList, Position
-from food.core.ready import Save
+from food.core.ready import STAGE_PIECES, Save
 from food.core.snapshot import Piece, Snapshot
 from food.core.state import State
 
@@ -174,9 +174,11 @@ def test_a_snapshot_only_above_the_commit_index(local: Local) -> None:
 
 
 def test_what_is_put_aside_changes_nothing_else(local: Local) -> None:
-    local.stage(Piece(Position(TWO, 9), 0, [], []))
+    for number in range(STAGE_PIECES):
+        assert local.take_ready(0).save is None
+        local.stage(Piece(Position(TWO, 9), number, [], []))
     save = saved(local)
-    assert save.staged and not save.snapshot and not save.entries
+    assert len(save.staged) == STAGE_PIECES and not save.snapshot and not save.entries
     assert (local.commit, local.log.last) == (2, Position(ONE, 3))
 
 
@@ -187,6 +189,7 @@ def test_pieces_put_aside_of_two_snapshots_never_mix(local: Local) -> None:
             local.stage(other)
     local.stage(Piece(Position(TWO, 10), 0, [], []))
     local.stage(Piece(Position(TWO, 10), 1, [], []))
+    local.promise_epoch(THREE)
     assert [(piece.at.index, piece.number) for piece in saved(local).staged] == [(10, 0), (10, 1)]
     state = State()
     state.skip(9)
@@ -197,7 +200,6 @@ def test_pieces_put_aside_of_two_snapshots_never_mix(local: Local) -> None:
 def test_what_was_put_aside_goes_when_entries_overtake_it(local: Local) -> None:
     local.stage(Piece(Position(ONE, 3), 0, [], []))
     local.stage(Piece(Position(ONE, 3), 1, [], [(b"k", b"s", 1)]))
-    saved(local)
     local.advance(3)
     assert saved(local, 10_000).staged == [Piece(START, 0, [], [])]
     assert local.take_ready(20_000).save is None

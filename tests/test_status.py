@@ -6,16 +6,21 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgpack
 import pytest
 
+from food.core import snapshot
 from food.core.entries import Log, pack_members
 from food.core.local import Local, Recovered
 from food.core.message import (
     NO_EPOCH,
+    START,
     Ack,
     Answer,
     Entry,
     Epoch,
+    Fetch,
+    FetchChunk,
     Heartbeat,
     Kind,
     Member,
@@ -25,6 +30,7 @@ from food.core.message import (
     Sealed,
 )
 from food.core.replica import Replica
+from food.core.snapshot import Source
 from food.core.state import State
 from food.status import report, summary
 from food.transport import Transport
@@ -131,6 +137,43 @@ def test_the_report_of_a_primary_names_itself(replica: Replica, transport: Trans
     epoch = lead(replica, 300)
     found = report(replica, transport, 300)
     assert found["primary"] == {"node": "n1", "endpoint": f"127.0.3.1:{PORT + 2}"} and found["epoch"] == list(epoch)
+
+
+def test_the_report_says_how_much_of_a_snapshot_has_come(
+    replica: Replica, transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the node that receives it and on the primary that gives it."""
+    monkeypatch.setattr(snapshot, "CHUNK_MOST_BYTES", 1)
+    donor = State()
+    for index in range(1, 9):
+        donor.apply(index, msgpack.packb([0, 0, 0, "put", b"%d" % index, b"v"]))
+    source = Source(Position(E1, 8), MEMBERS, donor.open_view())
+    answer(replica, N2, 300)
+    replica.step(N2, Heartbeat(E1, Position(E1, 9), 8, 1), 300)
+    for number in range(4):
+        chunk = source.chunk(E1, number)
+        assert chunk
+        replica.step(N2, chunk, 300)
+    (own,) = (row for row in report(replica, transport, 300)["members"] if row["node"] == "n1")
+    assert own["state"].endswith(": snapshot, 3 of 8 keys (37 %)") and own["lag"] == 8
+
+
+def test_a_primary_says_how_much_of_a_snapshot_it_has_given(
+    replica: Replica, transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "CHUNK_MOST_BYTES", 1)
+    epoch = lead(replica, 300)
+    for number in range(3):
+        replica.propose(number, msgpack.packb([0, 0, 0, "put", b"%d" % number, b"v"]))
+    replica.ready(300)
+    replica.saved(300)
+    replica.step(N2, Ack(epoch, 6, 0), 300)
+    replica.local.log.compact(5)
+    answer(replica, N3, 300, matched=False, last=START)
+    replica.step(N3, Fetch(epoch, 0), 300)
+    replica.step(N3, FetchChunk(epoch, Position(epoch, 6), 1), 300)
+    (row,) = (row for row in report(replica, transport, 300)["members"] if row["node"] == "n3")
+    assert row["state"] == "catching up: snapshot, 1 of 3 keys (33 %)"
 
 
 def test_the_report_before_the_founding(transport: Transport) -> None:

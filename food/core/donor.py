@@ -15,7 +15,7 @@ from .message import Fetch, FetchChunk, Member, Range
 from .snapshot import ITEM_BYTES, Source
 
 RANGE_MOST_BYTES = 256 * 1024
-PACE_BYTES_PER_MS = 16 * 1024  # to all readers together, an item counted as ITEM_BYTES more than it has
+PACE_BYTES_PER_MS = 8 * 1024  # to all readers together, an item counted as ITEM_BYTES more than it has
 PACE_BURST_BYTES = 512 * 1024
 READER_PATIENCE_MS = 1_000  # a reader that does not ask for so long loses its turn to another
 SOURCE_IDLE_MS = 10_000  # after so long an unread snapshot is closed and its reader's log let go

@@ -11,6 +11,8 @@ from .message import Entry, Epoch, MemberList, Message, Position
 from .snapshot import Piece, Snapshot
 from .state import Changes, Result
 
+STAGE_PIECES = 4  # of a snapshot share a transaction, unless another one comes first
+
 
 @dataclass(slots=True)
 class Save:
@@ -32,7 +34,7 @@ class Save:
             self.entries
             or self.promise
             or self.changes
-            or self.staged
+            or len(self.staged) >= STAGE_PIECES
             or self.snapshot
             or self.remembers
             or self.truncate_from is not None
