@@ -64,13 +64,13 @@ def test_a_pid_file_names_one_process_for_ever(tmp_path: Path) -> None:
 
 
 def test_corosync_conf_has_one_directive_a_line() -> None:
-    text = seed.corosync_conf(Settings("a", 2, token_ms=700))
+    text = seed.corosync_conf(Settings("a", 2, token_ms=700), ["n1", "n2"])
     for line in map(str.strip, text.splitlines()):
         assert line.endswith("{") or line == "}" or line.count(": ") == 1
     assert "  token: 700\n" in text
     assert "  token_coefficient: 0\n" in text
     assert "  two_node: 1\n" in text
-    assert "two_node" not in seed.corosync_conf(Settings("a", 3))
+    assert "two_node" not in seed.corosync_conf(Settings("a", 3), ["n1", "n2", "n3"])
 
 
 @pytest.mark.parametrize("fencing", [True, False])

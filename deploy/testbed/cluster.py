@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from testbed import layers, layout, ownership, packages
+from testbed import layers, layout, ownership, packages, seed
 from testbed.errors import LabError
 from testbed.inside import Inside, argv_inside
 from testbed.layout import Settings
@@ -37,6 +37,7 @@ class Lab:
 
     `token_ms` is Corosync's; `properties` are Pacemaker's cluster properties; `install` runs deploy/install for the
     nodes; `reboot` makes a fenced node come back by itself after `reboot_delay_s` (else it stays off until `start`).
+    The last `spare` nodes are off at first, and Corosync does not know them: see `list_nodes`.
     `tell` takes progress lines. All methods raise LabError, with the remedy, for what the lab itself cannot do.
     """
 
@@ -53,10 +54,11 @@ class Lab:
         properties: Mapping[str, str] | None = None,
         background: bool = False,
         wait: bool = True,
+        spare: int = 0,
         tell: Callable[[str], None] = _tell,
     ) -> None:
         self.settings = Settings(
-            name, nodes, fencing, token_ms, install, reboot, reboot_delay_s, dict(properties or {})
+            name, nodes, fencing, token_ms, install, reboot, reboot_delay_s, dict(properties or {}), spare
         )
         self.directory = layout.BASES[0] / name
         self._background = background
@@ -240,6 +242,17 @@ class Lab:
         """Take away all cuts of these nodes, or of all."""
         for node in nodes or self.nodes:
             self._request("heal", node=node)
+
+    def list_nodes(self, *nodes: str) -> None:
+        """Give Corosync another node list, on every node: what `pcs cluster node add` and `remove` write and reload."""
+        conf = seed.corosync_conf(self.settings, nodes)
+        powered = self._powered()
+        for node in self.nodes:
+            if node in powered:
+                self.run(node, ["tee", layout.COROSYNC_CONF], input=conf)
+            else:
+                layout.write(self.path(node, layout.COROSYNC_CONF), conf)
+        self.run(powered[0], ["corosync-cfgtool", "-R"])
 
     def status(self) -> dict[str, Any]:
         """What is on: {"nodes": {"n1": {"on", "pid", "boots", "cuts"}}, "client": pid, "warden": pid}."""

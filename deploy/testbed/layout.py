@@ -41,6 +41,7 @@ PERSISTENT = {
     "corosync": "/var/lib/corosync",
     "pcsd": "/var/lib/pcsd",
 }
+COROSYNC_CONF = "/etc/corosync/corosync.conf"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,23}")
 
 
@@ -56,16 +57,24 @@ class Settings:
     reboot: bool = False
     reboot_delay_s: float = 1.0
     properties: dict[str, str] = field(default_factory=dict)
+    spare: int = 0
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise LabError(f"lab name {self.name!r}: use 1 to 24 of a-z, 0-9 and -, starting with a letter or digit")
         if not 2 <= self.nodes <= MAX_NODES:
             raise LabError(f"nodes={self.nodes}: a lab has 2 to {MAX_NODES} nodes")
+        if not 0 <= self.spare <= self.nodes - 2:
+            raise LabError(f"spare={self.spare}: a cluster begins with two nodes or more")
 
     @property
     def node_names(self) -> list[str]:
         return [f"n{number}" for number in range(1, self.nodes + 1)]
+
+    @property
+    def first_names(self) -> list[str]:
+        """The nodes that the cluster begins with; the spare ones are off, and Corosync does not know them."""
+        return self.node_names[: self.nodes - self.spare]
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
@@ -21,7 +22,7 @@ FENCE_DEVICE = "fencing"
 GUESTS = {"fence_lab": "usr/sbin/fence_lab", "Stateful": "usr/lib/ocf/resource.d/lab/Stateful"}
 
 
-def corosync_conf(settings: Settings) -> str:
+def corosync_conf(settings: Settings, nodes: Sequence[str]) -> str:
     """token_coefficient is 0: otherwise Corosync adds 650 ms to the token for each node above two."""
     lines = [
         "totem {",
@@ -35,7 +36,7 @@ def corosync_conf(settings: Settings) -> str:
         "}",
         "nodelist {",
     ]
-    for node in settings.node_names:
+    for node in nodes:
         lines += [
             "  node {",
             f"    ring0_addr: {layout.address_of(node)}",
@@ -44,7 +45,7 @@ def corosync_conf(settings: Settings) -> str:
             "  }",
         ]
     lines += ["}", "quorum {", "  provider: corosync_votequorum"]
-    if settings.nodes == 2:
+    if len(nodes) == 2:
         lines += ["  two_node: 1", "  wait_for_all: 1"]
     lines += [
         "}",
@@ -74,7 +75,7 @@ def cib_xml(settings: Settings) -> str:
         f'<nvpair id="cluster-{name}" name={quoteattr(name)} value={quoteattr(value)}/>'
         for name, value in properties.items()
     )
-    nodes = "".join(f'<node id="{layout.number_of(node)}" uname="{node}"/>' for node in settings.node_names)
+    nodes = "".join(f'<node id="{layout.number_of(node)}" uname="{node}"/>' for node in settings.first_names)
     device = ""
     if settings.fencing:
         device = (
@@ -102,7 +103,7 @@ def hosts(settings: Settings) -> str:
 def write_shared_layer(layer: Path, settings: Settings) -> None:
     """What all nodes see over the machine's /usr and /etc."""
     layout.write(layer / "etc/hosts", hosts(settings))
-    layout.write(layer / "etc/corosync/corosync.conf", corosync_conf(settings))
+    layout.write(layer / "etc/corosync/corosync.conf", corosync_conf(settings, settings.first_names))
     key = layer / "etc/corosync/authkey"
     key.write_bytes(os.urandom(AUTHKEY_BYTES))
     key.chmod(0o400)

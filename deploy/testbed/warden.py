@@ -68,7 +68,7 @@ class Warden:
         self.client.boot()
         network.lay_bridge(self.client.pid)
         self.client.go()
-        self.start(list(self.nodes))
+        self.start(self._settings.first_names)
 
     def start(self, nodes: list[str]) -> Answer:
         """Boot nodes that are off; the others are left alone. A cut is the network's fault and outlives a boot."""
