@@ -267,11 +267,9 @@ PEERS = (
 
 @pytest.mark.parametrize("row", PEERS, ids=lambda row: row.fault)
 @pytest.mark.parametrize("to", ["peers", "log"])
-def test_a_wrong_frame_of_a_peer_is_dropped_and_counted(
-    served: Served, speaking_peer: Peer, to: str, row: Frame
-) -> None:
+def test_a_wrong_frame_of_a_peer_is_dropped_and_counted(served: Served, peer: Peer, to: str, row: Frame) -> None:
     before = len(served.log())
-    speaking_peer.say(to, row.frame)
+    peer.say(to, row.frame)
     wait(lambda: row.words in served.log()[before:], 10, f"nothing in the log but {served.log()[before:]}")
     served.check()
 
@@ -334,12 +332,11 @@ def test_bytes_that_are_no_zmtp_are_survived(served: Served, port: str) -> None:
         b"\x00",
         b"\xff" * 70_000,
     ):
-        with contextlib.suppress(ConnectionError), connect(served.n1, PORTS[port]) as raw:
+        with contextlib.suppress(OSError), connect(served.n1, PORTS[port]) as raw:  # it hangs up as it likes
             raw.sendall(sent)
             raw.shutdown(socket.SHUT_WR)
             raw.settimeout(0.2)
-            with contextlib.suppress(TimeoutError):
-                raw.recv(100)
+            raw.recv(100)
     served.check()
 
 
