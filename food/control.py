@@ -67,12 +67,17 @@ class Control:
         self._waiting: list[Waiting] = []
         self._ordered: Wish | None = None
         self._score_order = 0
-        self._role = ""
+        self.role = ""
         self._text = ""
         self._text_since_ms = now_ms
         self._text_ordered = ""
         self._deposed_ms: int | None = None
         replica.withheld = NOT_ADOPTED if external else ""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a promote or demote is under way."""
+        return bool(self._waiting)
 
     # --- Requests ---
 
@@ -169,15 +174,15 @@ class Control:
     def _reply(reply: Callable[[bytes], None], code: int, reason: str, **more: Any) -> None:
         reply(pack({"v": VERSION, "rc": code, "reason": reason, **more}))
 
-    # --- Every turn, after the effects went out ---
+    # --- Turn by turn, after the effects went out ---
 
     def finish_turn(self, now_ms: int) -> None:
         replica = self._replica
-        if replica.role != self._role:
+        if replica.role != self.role:
             # A save of this turn may have moved it, behind the tick: the score of the new role comes first.
             replica.tick(now_ms)
-            self._role = replica.role
-            self._link.tell(role=self._role)
+            self.role = replica.role
+            self._link.tell(role=self.role)
         if not self._silent:
             self._order_score(replica.wish)
             self._order_attribute(now_ms)

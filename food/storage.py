@@ -28,13 +28,14 @@ from .core.snapshot import Piece, Snapshot
 from .core.state import Draft, State
 from .wire import pack_runs, unpack_runs
 
-FORMAT = 1
+FORMAT = 2
+FORMATS_READ = (1, FORMAT)  # 1 has no commit index in the log's rows
 ROW_MOST_ENTRIES = 1_000  # of the log in one row
 ROW_MOST_BYTES = 4 * 1024 * 1024
 STRIDE_ROWS = 2_000  # of a snapshot between two signs of life
 # The write-ahead log is folded into the database outside of any save: two more fsyncs that no answer waits for.
 FOLD_BYTES = 8 * 1024 * 1024
-SAVE_LEAST_BYTES = 16 * 1024  # some pages, however little is in them
+SAVE_LEAST_BYTES = 8 * 1024  # a page or two, however little is in them
 WAL_KEPT_MOST_BYTES = 2 * FOLD_BYTES
 # Writes stop while so much is still free: for deletes, elections, what is under way, and the state tables, which trail
 # the log by a second. Of a small file system an eighth.
@@ -152,10 +153,13 @@ class Store:
         db.execute("BEGIN EXCLUSIVE")
         if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             self._create()
-        if (found := self._get("format")) != FORMAT:  # a version's mistake, not the disk's: nothing is set aside
+        if (
+            found := self._get("format")
+        ) not in FORMATS_READ:  # a version's mistake, not the disk's: nothing is set aside
             raise StoreBroken(
                 f"{self.path} has format {found}, this food reads {FORMAT}: install the food that wrote it"
             )
+        self._put("format", FORMAT)
         self._discard_staged()
         starts = self._get("starts") + 1
         self._put("starts", starts)
@@ -179,9 +183,11 @@ class Store:
     def _recover(self, member: Member, starts: int) -> Recovered:
         (base_epoch, base_index), base_members = self._get("base")
         log = Log(Position(Epoch(*base_epoch), base_index), unpack_members(base_members) if base_members else None)
+        promise, commit = Epoch(*self._get("promise")), self._get("commit")
         for first, last, data, stored in self._rows("SELECT first, last, data, sum FROM log ORDER BY first"):
             _check(stored, _sum(first, data), f"log entries {first} to {last}")
-            entries = unpack_runs(first - 1, msgpack.unpackb(data))
+            known, entries = _unpacked(first, data)
+            commit = max(commit, known)
             log.append(entry for entry in entries if entry.index > base_index)
         state = State()
         applied, revision, state_hash = self._get("state")
@@ -193,7 +199,6 @@ class Store:
             _check(stored, _sum(number, data), f"client session {number}")
             draft.sessions[number] = data
         state.restore(applied, revision, int(state_hash, 16), draft)
-        promise, commit = Epoch(*self._get("promise")), self._get("commit")
         if not base_index <= applied <= commit <= log.last.index or promise.number < log.last.epoch.number:
             raise ValueError(f"base {base_index}, applied {applied}, commit {commit}, {log.last}, promise {promise}")
         seen = [name for (name,) in self._rows("SELECT name FROM meta") if name.startswith(SEEN)]
@@ -228,9 +233,9 @@ class Store:
         if save.snapshot:
             self._install(save.snapshot)
         if save.truncate_from is not None:
-            self._truncate(save.truncate_from)
+            self._truncate(save.truncate_from, save.commit)
         for row in _log_rows(save.entries):
-            self._append(row)
+            self._append(row, save.commit)
         if save.promise:
             self._put("promise", save.promise)
         for store, seen in save.remembers.items():
@@ -246,7 +251,8 @@ class Store:
             position, members = save.compact
             self._sql("DELETE FROM log WHERE last <= ?", position.index)
             self._put("base", [position, pack_members(members)])
-        self._put("commit", save.commit)
+        if save.changes or not save.entries:  # else it went with them: a page less to write for most transactions
+            self._put("commit", save.commit)
         self._tidy()
 
     def _insert_rows(self, rows: Iterable[tuple[bytes, bytes, int]], table: str = "state") -> None:
@@ -268,18 +274,18 @@ class Store:
             self._unfolded_bytes += sum(len(field) for row in stride for field in row if type(field) is bytes)
             self._alive()
 
-    def _append(self, entries: list[Entry]) -> None:
-        first, data = entries[0].index, msgpack.packb(pack_runs(entries))
+    def _append(self, entries: list[Entry], commit: int) -> None:
+        first, data = entries[0].index, msgpack.packb([commit, pack_runs(entries)])
         self.written_bytes += len(data)
         self._sql("INSERT INTO log VALUES (?, ?, ?, ?)", first, entries[-1].index, data, _sum(first, data))
         self._unfolded_bytes += len(data)
 
-    def _truncate(self, index: int) -> None:
+    def _truncate(self, index: int, commit: int) -> None:
         """Drops entries from `index` on; a row that straddles it keeps its front."""
         self._sql("DELETE FROM log WHERE first >= ?", index)
         for first, data in self._sql("SELECT first, data FROM log WHERE last >= ?", index).fetchall():
             self._sql("DELETE FROM log WHERE first = ?", first)
-            self._append([entry for entry in unpack_runs(first - 1, msgpack.unpackb(data)) if entry.index < index])
+            self._append([entry for entry in _unpacked(first, data)[1] if entry.index < index], commit)
 
     # --- Snapshots, a piece a transaction ---
 
@@ -411,6 +417,13 @@ def _log_rows(entries: list[Entry]) -> Iterator[list[Entry]]:
         row.append(entry)
     if row:
         yield row
+
+
+def _unpacked(first: int, data: bytes) -> tuple[int, tuple[Entry, ...]]:
+    """What a row of the log holds: the commit index of its transaction, and entries."""
+    found = msgpack.unpackb(data)
+    commit, runs = found if type(found[0]) is int else (0, found)
+    return commit, unpack_runs(first - 1, runs)
 
 
 def _sum(key: int | str, data: bytes) -> bytes:

@@ -25,7 +25,8 @@ from food.core.message import NO_EPOCH, START, Entry, Epoch, Kind, Member, Membe
 from food.core.ready import Save
 from food.core.snapshot import Piece, Snapshot
 from food.core.state import Session, State
-from food.storage import FOLD_BYTES, ROW_MOST_ENTRIES, Store, StoreBroken, StoreCorrupt, set_aside
+from food.storage import FOLD_BYTES, ROW_MOST_ENTRIES, Store, StoreBroken, StoreCorrupt, _sum, set_aside
+from food.wire import pack_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 ONE, TWO = Epoch(1, "a"), Epoch(2, "b")
@@ -94,6 +95,36 @@ def test_log_promise_commit_and_what_is_remembered_come_back(tmp_path: Path) -> 
     assert found.log.members == MEMBERS
     assert found.remembers == {"b": (4, "other"), "c": (1, "x")}
     assert found.state.applied == 0  # the state tables trail the log
+
+
+def test_the_commit_index_travels_with_the_entries(tmp_path: Path) -> None:
+    old, new = commands(1, 6), commands(5, 2, TWO)
+    found = saved(
+        tmp_path,
+        Save(entries=old[:3], promise=ONE, commit=0),
+        Save(entries=old[3:], commit=3),
+        Save(truncate_from=5, entries=new, promise=TWO, commit=4),
+    )
+    assert entries(found.log) == old[:4] + new and found.commit == 4
+    assert saved(tmp_path, Save(truncate_from=5, commit=4)).commit == 4
+    assert saved(tmp_path, Save(truncate_from=5, entries=new, commit=4), Save(truncate_from=6, commit=5)).commit == 5
+
+
+def test_a_store_of_the_first_format_is_read(tmp_path: Path) -> None:
+    """It kept the commit index beside the log only."""
+    log = commands(1, 6)
+    with closing(Store(tmp_path, "n1")) as store:
+        store.save(Save(entries=log[:3], promise=ONE))
+        store._put("format", 1)
+        for batch in (log[:3], log[3:]):
+            first, data = batch[0].index, msgpack.packb(pack_runs(batch))
+            row = (first, batch[-1].index, data, _sum(first, data))
+            store._sql("INSERT OR REPLACE INTO log VALUES (?, ?, ?, ?)", *row)
+        store._put("commit", 4)
+    for _ in range(2):
+        found = reopen(tmp_path)
+        assert entries(found.log) == log and found.commit == 4
+    assert saved(tmp_path, Save(entries=commands(7, 1), commit=6)).commit == 6
 
 
 def test_state_and_sessions_come_back_and_what_was_deleted_does_not(tmp_path: Path) -> None:

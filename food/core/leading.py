@@ -166,6 +166,8 @@ class Leading:
     def _serve_reads(self) -> None:
         """Reads of a round that a majority, still promised to this epoch, has echoed. What was committed when
         the round began is applied by now, since commit and apply are one step."""
+        if not self._reads_sent:
+            return
         local = self._local
         confirmed = quorum.reached(local.voters, {**self._echoed, local.store: self._round})
         while self._reads_sent and self._reads_sent[0][0] <= confirmed and local.promise == self.epoch:

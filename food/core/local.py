@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from .entries import Log, unpack_members
-from .message import NO_EPOCH, START, Entry, Epoch, Kind, Member, Message, Position
+from .message import NO_EPOCH, START, Entry, Epoch, Kind, Member, MemberList, Message, Position
 from .ready import Ready, Save
 from .snapshot import Piece, Snapshot
 from .state import Result, State
@@ -48,6 +48,8 @@ class Local:
         self.state = recovered.state
         self.remembers = recovered.remembers
         self.no_space = ""  # why nothing that needs room is taken now; the disk is looked at elsewhere
+        self._voters_of: MemberList | None = None
+        self._voters: tuple[str, ...] = ()
         self.hold: int | None = None  # somebody is about to fetch what is behind this index
         # After a restart the state is replayed up to the saved commit index, never past it.
         self.commit = self.state.applied
@@ -68,12 +70,15 @@ class Local:
     @property
     def listed(self) -> bool:
         """Whether this store votes under the ruling list."""
-        return self.log.members is not None and self.store in self.log.members.stores
+        return self.store in self.voters
 
     @property
     def voters(self) -> tuple[str, ...]:
-        """Stores of the ruling list; empty before the founding."""
-        return self.log.members.stores if self.log.members else ()
+        """Stores of the ruling list; empty before the founding. Asked several times a message, so kept at hand."""
+        if self.log.members is not self._voters_of:
+            self._voters_of = self.log.members
+            self._voters = self._voters_of.stores if self._voters_of else ()
+        return self._voters
 
     @property
     def founding_nodes(self) -> tuple[str, ...]:

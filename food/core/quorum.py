@@ -25,5 +25,5 @@ def reached(stores: Collection[str], values: Mapping[str, int]) -> int:
     Counts indexes (what is committed), read rounds (what is confirmed) and times of contact (since when a
     majority has not been heard) alike.
     """
-    descending = sorted((values.get(store, 0) for store in stores), reverse=True)
+    descending = sorted([values.get(store, 0) for store in stores], reverse=True)
     return descending[majority(stores) - 1] if descending else 0
