@@ -578,7 +578,12 @@ DAMAGES = (
     Damage("a number missing", sql("DELETE FROM meta WHERE name = 'commit'"), OK, NOT_OURS + "commit is missing"),
     Damage("a table missing", sql("DROP TABLE sessions"), OK, NOT_OURS + "no such table: sessions"),
     Damage("another program's database", sql("DROP TABLE meta"), OK, NOT_OURS + "no such table: meta"),
-    Damage("another format", other_format, GENERIC, "has format 99, this food reads 1: install the food that wrote it"),
+    Damage(
+        "another format",
+        other_format,
+        GENERIC,
+        "has format 99, this food reads up to 2: install the food that wrote it",
+    ),
     Damage("the header overwritten", overwritten("food.db", 0, bytes(100)), OK, NOT_OURS + "file is not a database"),
     Damage("noise instead", replaced_by("food.db", NOISE), OK, NOT_OURS + "file is not a database"),
     Damage("cut in half", cut("food.db", 0.5), OK, NOT_OURS),
