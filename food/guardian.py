@@ -395,7 +395,8 @@ class Guardian:
         if self.journal:
             self.journal.set_level(str(settled["log_level"]))
         names = [name for name in settings.RELOADABLE if before[name] != settled[name]]
-        self.say("notice", "parameters reloaded: " + (", ".join(f"{n}={settled[n]}" for n in names) or "no change"))
+        changes = ", ".join(f"{name}={settled[name]}" for name in names)
+        self.say("notice" if names else "debug", f"parameters reloaded: {changes or 'no change'}")
         self.send({"settings": self.settings})
 
     def greet(self) -> None:
