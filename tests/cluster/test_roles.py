@@ -7,12 +7,13 @@ import time
 from typing import Any
 
 import pytest
-from cluster.operations import CLONE, FOOD_LOG, RESOURCE, Cluster, assert_clean, now
+from cluster.operations import AGENT, CLONE, FOOD_LOG, RESOURCE, Cluster, assert_clean, now
 from testbed import LabError
 
 pytestmark = pytest.mark.cluster
 
 LONGEST_GAP_MS = 10_000
+STOOD_STILL_S = 3.0  # twice the limits' default
 
 
 def instances(cluster: Cluster) -> dict[str, str]:
@@ -105,7 +106,7 @@ def test_a_cleanup_disturbs_nobody(settled: Cluster) -> None:
 
 def test_new_parameters_reach_every_instance(settled: Cluster, figures: Any) -> None:
     """All instances restart with the new port; no one goes on with the old one."""
-    old = settled.primary()
+    old, before = settled.primary(), [settled.daemon(node) for node in settled.lab.nodes]
     settled.operator("pcs", "resource", "update", RESOURCE, "port=9300")
     ports = {}
 
@@ -117,6 +118,8 @@ def test_new_parameters_reach_every_instance(settled: Cluster, figures: Any) -> 
 
     try:
         settled.wait(listening, "every instance on its new port")
+        after = [settled.daemon(node) for node in settled.lab.nodes]
+        assert all(pid != earlier for pid, earlier in zip(after, before, strict=True))
         settled.settle()
     finally:
         print(f"{old} was primary; ports: {ports}")
@@ -125,19 +128,72 @@ def test_new_parameters_reach_every_instance(settled: Cluster, figures: Any) -> 
     settled.wait(lambda: not listening() and all("9999" in found for found in ports.values()), "the old ports again")
 
 
+def same_lives(cluster: Cluster) -> tuple[str, int, list[int]]:
+    """What a reload leaves alone: the primary, its epoch, every process."""
+    primary = cluster.primary()
+    pids = [pid(node) for node in cluster.lab.nodes for pid in (cluster.guardian, cluster.daemon)]
+    return primary, cluster.epoch(primary), pids
+
+
+def reload(cluster: Cluster, **parameters: str) -> None:
+    """`pcs resource update`, and wait until every guardian has it; "" unsets."""
+    logs = {node: cluster.lab.path(node, FOOD_LOG) for node in cluster.lab.nodes}
+    ends = {node: path.stat().st_size for node, path in logs.items()}
+    cluster.operator("pcs", "resource", "update", RESOURCE, *(f"{name}={value}" for name, value in parameters.items()))
+
+    def reloaded() -> bool:
+        return all("parameters reloaded: " in logs[node].read_bytes()[end:].decode() for node, end in ends.items())
+
+    cluster.wait(reloaded, "the new parameters on every node")
+
+
+def monitor_if_degraded(cluster: Cluster, node: str) -> int:
+    """The agent's monitor, itself told to let 190 and 191 through: what the daemon makes of `degraded`."""
+    env = {"OCF_RESOURCE_INSTANCE": RESOURCE, "OCF_RESKEY_degraded": "true"}
+    return cluster.lab.run(node, [AGENT, "monitor"], env=env, check=False).returncode
+
+
 def test_a_running_instance_takes_over_what_needs_no_restart(settled: Cluster) -> None:
-    before = [settled.daemon(node) for node in settled.lab.nodes], settled.epoch(settled.primary())
+    """Every reloadable parameter is seen to hold, and to hold no more, without a change of role, epoch or process."""
+    before, backup, primary = same_lives(settled), settled.backups()[0], settled.primary()
+    pid = str(settled.daemon(backup))
+    notify = {"OCF_RESOURCE_INSTANCE": RESOURCE, "OCF_RESKEY_CRM_meta_notify_type": "post"}
+    notify |= {"OCF_RESKEY_CRM_meta_notify_operation": "start", "OCF_RESKEY_CRM_meta_notify_start_uname": "nowhere"}
+
+    def notified() -> int:
+        """A debug line of the daemon's on `backup`: how often it has been logged, after it was provoked."""
+        settled.lab.run(backup, [AGENT, "notify"], env=notify)
+        time.sleep(0.5)
+        return settled.lab.path(backup, FOOD_LOG).read_text().count("notify: post-start of nowhere")
+
     with settled.load() as load:
-        for value in ("2000", ""):
-            settled.operator("pcs", "resource", "update", RESOURCE, f"watchdog_ms={value}")
-            settled.settle()
-            time.sleep(1)
-    assert before == ([settled.daemon(node) for node in settled.lab.nodes], settled.epoch(settled.primary()))
+        assert notified() == 0
+        reload(settled, watchdog_ms="10000", degraded="true", log_level="debug")
+        assert same_lives(settled) == before
+        settled.wait(lambda: notified() > 0, "a debug line")
+        settled.operator("kill", "-STOP", pid, node=backup)
+        time.sleep(STOOD_STILL_S)
+        assert monitor_if_degraded(settled, primary) == 191, "degraded"
+        settled.operator("kill", "-CONT", pid, node=backup)
+        settled.wait(lambda: monitor_if_degraded(settled, primary) == 8, "a whole primary")
+        assert same_lives(settled) == before, "a stop longer than the default, shorter than watchdog_ms"
+        reload(settled, watchdog_ms="", degraded="", log_level="", isolation_ms="20000")
+        noted = notified()
+        assert notified() == noted, "log_level=debug is over"
+        settled.lab.cut(primary, links="food")
+        time.sleep(STOOD_STILL_S)
+        assert monitor_if_degraded(settled, primary) == 8, "degraded is over"
+        assert settled.states()[primary].startswith("primary, epoch")
+        assert "isolated" not in settled.states()[primary], "a silence longer than the default, shorter than the limit"
+        settled.lab.heal(primary)
+        reload(settled, isolation_ms="")
+        settled.settle()
+        assert same_lives(settled) == before
     assert not settled.failures()
-    for node in settled.lab.nodes:
-        log = settled.lab.path(node, FOOD_LOG).read_text()
-        assert "parameters reloaded: watchdog_ms=2000" in log and "parameters reloaded: watchdog_ms=1500" in log
     assert_clean(load)
+    settled.operator("kill", "-STOP", pid, node=backup)
+    settled.wait_restarted(backup, int(pid))
+    assert any("stood still" in line for line in settled.lab.path(backup, FOOD_LOG).read_text().splitlines()[-40:])
 
 
 @pytest.fixture
