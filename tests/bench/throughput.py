@@ -78,10 +78,10 @@ def measure(plan: Plan, tell: Callable[[str], object]) -> list[Row]:
     return rows
 
 
-def turned(names: Sequence[str], by: int) -> Sequence[str]:
+def turned(those: Sequence[Any], by: int) -> Sequence[Any]:
     """So that none is always first."""
-    by %= len(names)
-    return [*names[by:], *names[:by]]
+    by %= len(those)
+    return [*those[by:], *those[:by]]
 
 
 @contextlib.contextmanager
