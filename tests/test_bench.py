@@ -6,13 +6,16 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from bench import generator, throughput
+from bench import failover, generator, redis_writer, throughput
 from bench.generator import Ask, Refused
 from bench.throughput import Row
+from daemons import wait
+from load import read_history, write_gap_ms
 
 STORED = b"+OK\r\n:1\r\n"
 
@@ -156,3 +159,72 @@ def test_the_picture_shows_what_the_table_says() -> None:
     svg = throughput.picture(report)
     for text in ("9k", "6k", "45k", "1.50 × etcd", "0.20 × Redis", "Redis: not linearizable.", "2 processors"):
         assert text in svg, text
+
+
+# --- Failovers ---
+
+
+class RedisNode:
+    """A node that answers what the writer asks; `master` and `keys` may be shared with others."""
+
+    def __init__(self, name: str, roles: dict[str, str], keys: set[str]):
+        self.name, self.roles, self.keys = name, roles, keys
+
+    def __call__(self, data: bytes) -> list[bytes]:
+        words = [word for word in data.decode().split("\r\n") if word and word[0] not in "*$"]
+        master = self.roles["master"] == self.name
+        match words:
+            case ["INFO", "replication"]:
+                info = f"# Replication\r\nrole:{'master' if master else 'slave'}\r\n"
+                return [f"${len(info)}\r\n{info}\r\n".encode()]
+            case ["SET", key, _, "WAIT", "1", _]:
+                if not master:
+                    return [b"-READONLY\r\n", b":0\r\n"]
+                self.keys.add(key)
+                return [b"+OK\r\n:1\r\n"]
+            case ["EXISTS", *keys]:
+                return [f":{len(self.keys.intersection(keys))}\r\n".encode()]
+        raise AssertionError(words)
+
+
+@pytest.mark.parametrize("loses", [0, 2])
+def test_the_redis_writer_follows_the_primary_and_counts_what_is_lost(tmp_path: Path, loses: int) -> None:
+    roles, keys, path = {"master": "a"}, set[str](), tmp_path / "history.jsonl"
+    with (
+        answering(RedisNode("a", roles, keys)) as a,
+        answering(RedisNode("b", roles, keys)) as b,
+        path.open("w") as out,
+    ):
+        load = redis_writer.Load([a, b], 1000.0, out)
+        thread = threading.Thread(target=load.run, args=(2,))
+        thread.start()
+        wait(lambda: len(load.acked) > 20, 10, "no writes at the first")
+        roles["master"] = ""
+        time.sleep(0.1)  # what was under way is answered
+        before = len(load.acked)
+        time.sleep(0.3)
+        assert len(load.acked) == before
+        moved = time.monotonic()
+        roles["master"] = "b"
+        wait(lambda: len(load.acked) > before + 20, 10, "no writes at the second")
+        load.stop = True
+        thread.join(10)
+        keys -= set(load.acked[:loses])
+        assert load.lost() == loses
+    history, _ = read_history(path)
+    assert [write.key for write in history.writes] == load.acked
+    assert write_gap_ms(history, moved) >= 300
+
+
+def test_failovers_are_compared_pair_by_pair() -> None:
+    found = {
+        "food": {"move": [100.0, 300.0, 200.0], "kill": [500.0, 500.0, 500.0]},
+        "ocf:heartbeat:redis": {"move": [1000.0, 1500.0, 4000.0], "kill": [10_000.0, 5000.0, 20_000.0]},
+        "Pacemaker alone": {"move": [150.0, 150.0, 150.0], "kill": [200.0, 200.0, 200.0]},
+    }
+    rows = failover.summary(found)
+    assert [(row["event"], row["ratio"]["median"]) for row in rows] == [("move", 0.1), ("kill", 0.05)]
+    report = {"summary": rows, "rounds": 3, "date": "2026-11-25", "machine": {"processors": 2, "memory_gib": 23.5}}
+    last = failover.table(report).splitlines()[-1]
+    assert last == "| kill | 500 (500 to 500) | 10,000 (5,000 to 20,000) | 200 (200 to 200) | 1/20.0 |"
+    assert "food: 1/20 of ocf:heartbeat:redis" in failover.picture(report)

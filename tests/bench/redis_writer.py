@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TextIO
 
 LOOK_EVERY_S = 0.025
-LOOK_TIMEOUT_S = 0.25
+LOOK_TIMEOUT_S = 1.0
 WAIT_MS = 500  # for the replica, until the write is asked again
 ANSWER_TIMEOUT_S = 1.0
 FINAL_S = 30.0
@@ -105,8 +105,8 @@ class Load:
                     self.primary = endpoint
                 elif self.primary == endpoint:
                     self.primary = ""
-            except (OSError, ValueError):
-                if self.primary == endpoint:
+            except (OSError, ValueError) as error:
+                if self.primary == endpoint and not isinstance(error, TimeoutError):  # slow is not gone
                     self.primary = ""
                 if link:
                     link.close()
