@@ -137,8 +137,10 @@ def _founding_wish(local: Local, recent: dict[str, Heard]) -> Wish:
         return Wish(None, f"empty: waiting for the log from {founded}")
     missing = sorted(set(nodes) - {local.member.node} - {h.member.node for h in recent.values()})
     if missing:
-        whom = "every node" if nodes == local.nodes else ", ".join(nodes)
-        return Wish(None, f"first start needs {whom} once: awaiting {', '.join(missing)}")
+        text = f"once: awaiting {', '.join(missing)}"
+        if nodes == local.nodes:
+            return Wish(None, f"first start needs every node {text}; with fewer: foodctl member found")
+        return Wish(None, f"first start needs {', '.join(nodes)} {text}")
     other = next((h for h in recent.values() if h.answer.nodes != nodes), None)
     if other:
         return Wish(None, f"first start: {other.member.node} has another node list ({', '.join(other.answer.nodes)})")
