@@ -243,6 +243,18 @@ def test_an_unknown_change_goes_to_the_next_primary_and_stays_unknown_without_on
     assert outcome and isinstance(outcome.error, Unavailable)
 
 
+def test_the_frames_are_those_of_the_readme() -> None:
+    """Other languages speak them too."""
+    for request, body in (
+        (ADD, ["add", 4, "n3", "new", False]),
+        (Request("m", "remove", (4, "n3", "old", True)), ["remove", 4, "n3", "old", True]),
+        (Request("m", "found", (["n1", "n2"],), B), ["found", ["n1", "n2"]]),
+    ):
+        worker = Worker(Directory([A, B]))
+        worker.submit(request, 0.0, 5.0)
+        assert worker.frame() == pack([1, "m", body])
+
+
 def test_what_is_meant_for_one_node_goes_to_it_again_and_again() -> None:
     worker = asked(Request("m", "found", (["n2"],), B))
     assert worker.due(0.1) is None

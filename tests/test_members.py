@@ -128,6 +128,9 @@ def test_two_of_three_found_and_the_third_is_added(capsys: pytest.CaptureFixture
         n3.start()
         foodctl(cluster, "add", "n3")
         assert "member list 2: n1, n2, n3" in capsys.readouterr().out
+        cluster_id = report(n1)["cluster"]
+        stores = [[row["node"], row["store"]] for row in report(n1)["members"]]
+        assert ask(n1, [0, "m", ["add", 1, *stores[2], False]]) == [0, 0, [2, cluster_id, stores]]  # done already
         assert ask(n1, [1, "m", ["found", []]])[1] == "bad_request"
         assert ask(n1, [2, "m", ["add", 1, "n1"]])[1] == "bad_request"
         assert ask(n2, [3, "m", ["remove", 2, "n3", "s", False]])[1] == "not_primary"
