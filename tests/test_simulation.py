@@ -50,6 +50,10 @@ def test_every_seed_holds() -> None:
     assert sum(outcome.acknowledged for outcome in outcomes) >= 100 * SEEDS
     assert sum(outcome.reads for outcome in outcomes) >= 50 * SEEDS
     assert sum(outcome.promotions for outcome in outcomes) >= 5 * SEEDS
+    changes, fewer = (
+        sum(o.faults.get(name, 0) for o in outcomes) for name in ("member command done", "founded with fewer")
+    )
+    assert changes >= SEEDS and fewer >= SEEDS // 100
     faults = sum(n for outcome in outcomes for name, n in outcome.faults.items() if not name.startswith("message"))
     assert faults >= 30 * SEEDS
 

@@ -191,6 +191,8 @@ class Invariants:
         old = self._list_at(before)
         if old is None:
             must(new.number == 1, "the founding list is list 1")
+            if len(new.members) < len(self._world.corosync):
+                self._world.count("founded with fewer")
             return
         must(new.number == old.number + 1 and new.cluster == old.cluster, "a list's number rises by one")
         a, b = set(old.stores), set(new.stores)
