@@ -213,6 +213,7 @@ class Daemon:
         members = self.replica.local.log.members
         if members and envelope.cluster and envelope.cluster != members.cluster:
             self._odd(f"from {envelope.sender.node!r:.40}, which belongs to another cluster")
+            self.replica.peers.on_stranger(envelope.sender.node, now_ms)
             return
         self.replica.step(envelope.sender, envelope.message, now_ms)
 

@@ -12,6 +12,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -24,12 +25,14 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import pytest
+from daemons import Cluster, wait
 from fake_tools import eventually
 from real_node import ADDRESS, NODES, PORT, RealNode
 from test_agent import AGENT, ROOT
 
 from food import locks
 from food.calls import FoodError, NoSpace, OutcomeUnknown
+from food.client import Client
 from food.core.local import FLUSH_MS
 from food.storage import Store
 
@@ -655,6 +658,63 @@ def test_what_only_a_crash_can_leave_costs_nothing(node: RealNode, killed_seed: 
     node.up()
     is_whole(node)
     assert not list(node.data_dir.glob("set-aside-*"))
+
+
+# --- A store in the wrong place ---
+
+
+@contextlib.contextmanager
+def three(directory: Path) -> Iterator[Cluster]:
+    with Cluster(3, PORT + 10, environment={"FOOD_LOG_DIRECTORY": str(directory)}) as cluster:
+        cluster.promote("n1")
+        with Client(cluster.endpoints) as client:
+            client.put(b"ours", b"v")
+        yield cluster
+
+
+def test_a_store_of_another_cluster_never_leads_this_one(tmp_path: Path, seed: Path) -> None:
+    """It was founded by one node alone, so that it needs nobody else's word."""
+    with three(tmp_path) as cluster:
+        n1, _, n3 = cluster
+        n3.kill(signal.SIGTERM)
+        shutil.rmtree(n3.data_dir)
+        shutil.copytree(seed, n3.data_dir)
+        n3.start()
+        words = "this store is of another cluster than that of n1, n2"
+        wait(lambda: words in n3.request("status")["status"], 10, "n3 does not say so")
+        assert n3.score is None
+        answer = n3.request("promote")
+        assert answer["rc"] == GENERIC and words in answer["reason"]
+        assert "'n3', which belongs to another cluster" in (tmp_path / "food.log").read_text()
+        assert n1.request("demote")["rc"] == OK
+        cluster.promote("n2")
+        with Client(cluster.endpoints) as client:
+            assert client.get(b"ours") and not client.get(b"key 1")
+            assert client.put(b"ours", b"w")
+
+
+def test_of_a_copied_store_only_one_goes_on(tmp_path: Path) -> None:
+    with three(tmp_path) as cluster:
+        _, n2, n3 = cluster
+        for node in (n2, n3):
+            node.kill(signal.SIGTERM)
+        shutil.rmtree(n3.data_dir)
+        shutil.copytree(n2.data_dir, n3.data_dir)
+        n2.start()
+        n3.start()
+        wait(lambda: n2.exiting or n3.exiting, 10, "both go on")
+        loser, winner = (n2, n3) if n2.exiting else (n3, n2)
+        assert "this store was rolled back or copied: n1 saw a start 2 that this disk does not know" in str(
+            loser.exiting
+        )
+        assert winner.alive and len(list(loser.data_dir.glob("set-aside-*/food.db"))) == 1
+        loser.kill()  # dead, but not yet buried
+        loser.start()
+        words = "learner: this store is not in member list 1"
+        wait(lambda: words in loser.request("status")["status"], 10, "it is no learner")
+        assert loser.score is None
+        with Client(cluster.endpoints) as client:
+            assert client.get(b"ours") and client.put(b"ours", b"w")
 
 
 # --- What is installed ---

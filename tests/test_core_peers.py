@@ -18,6 +18,24 @@ def wish(stage: Stage, name: str) -> Wish:
     return stage.node(name).running.wish
 
 
+# --- Another cluster's store ---
+
+
+def test_the_store_of_another_cluster_is_that_of_the_fewer() -> None:
+    peers = Peers(Local(blank(ME), "life", ["n1", "n2", "n3", "n4"]))
+    peers.ask(1_000)
+    assert peers.outnumbered(1_000, 1_500) is None
+    peers.on_stranger("n9", 1_000)
+    assert peers.outnumbered(1_000, 1_500) is None, "a node that nobody listed"
+    peers.on_stranger("n3", 1_000)
+    assert peers.outnumbered(1_000, 1_500) == "this store is of another cluster than that of n3"
+    peers.on_answer(OTHER, answer(peers))
+    assert peers.outnumbered(1_000, 1_500) is None, "two of ours beside one of theirs"
+    peers.on_stranger("n4", 1_000)
+    assert peers.outnumbered(2_500, 1_500) == "this store is of another cluster than that of n3, n4"
+    assert peers.outnumbered(2_501, 1_500) is None, "they have gone"
+
+
 # --- Round trips ---
 
 

@@ -36,6 +36,7 @@ class Peers:
         self.round = 0
         self._asked_ms: dict[int, int] = {}  # round: when
         self.heard: dict[str, Heard] = {}  # by store
+        self._strangers_ms: dict[str, int] = {}  # by node, when they were last heard
 
     def ask(self, now_ms: int) -> int:
         """Asks every other node; returns the round's number."""
@@ -77,6 +78,20 @@ class Peers:
             )
         return None
 
+    def on_stranger(self, node: str, now_ms: int) -> None:
+        """A node of the cluster manager's list has the store of another cluster than ours."""
+        if node in self._local.nodes:
+            self._strangers_ms[node] = now_ms
+
+    def outnumbered(self, now_ms: int, most_ms: int) -> str | None:
+        """Why this store is taken for the one that is out of place: as many nodes hold one of another cluster as of
+        this. A list of one needs nobody else, and would lead a cluster of its own among the others."""
+        strangers = sorted(node for node, at_ms in self._strangers_ms.items() if now_ms - at_ms <= most_ms)
+        own = {heard.member.node for heard in self.recent(now_ms, most_ms).values()} | {self._local.member.node}
+        if not strangers or len(strangers) < len(own - {*strangers}):
+            return None
+        return f"this store is of another cluster than that of {', '.join(strangers)}"
+
     def recent(self, now_ms: int, most_ms: int) -> dict[str, Heard]:
         """Those whose round trip is at most `most_ms` old."""
         return {store: heard for store, heard in self.heard.items() if now_ms - heard.at_ms <= most_ms}
@@ -105,6 +120,8 @@ def backup_wish(local: Local, peers: Peers, in_sync: bool, now_ms: int, isolatio
     newer = next((h for h in recent.values() if _rules(h.answer, members.number)), None)
     if newer:
         return Wish(None, f"catching up: {newer.member.node} knows a newer member list")
+    if stranger := peers.outnumbered(now_ms, isolation_ms):
+        return Wish(None, stranger)
     if not quorum.holds(members.stores, {local.store, *recent}):
         silent = [m.node for m in members.members if m.store not in recent and m.store != local.store]
         return Wish(None, f"isolated: no answer from {', '.join(silent)}")

@@ -119,6 +119,8 @@ class Replica:
         self._promote_deadline_ms = deadline_ms
         if self.promotion:
             self.promotion.deadline_ms = deadline_ms
+        elif not self.leading and (stranger := self.peers.outnumbered(now_ms, self.isolation_ms)):
+            self.failure = stranger
         elif not self.leading:
             self.promotion = Promotion(self.local, self.peers.ask(now_ms), now_ms, deadline_ms)
             self._after_promotion(now_ms)
