@@ -29,7 +29,7 @@ from .core.state import Draft, State
 from .wire import pack_runs, unpack_runs
 
 FORMAT = 2
-FORMATS_READ = (1, FORMAT)  # 1 has no commit index in the log's rows
+FORMATS_READ = (1, 2)  # 1 has no commit index in the log's rows
 ROW_MOST_ENTRIES = 1_000  # of the log in one row
 ROW_MOST_BYTES = 4 * 1024 * 1024
 STRIDE_ROWS = 2_000  # of a snapshot between two signs of life
@@ -153,11 +153,10 @@ class Store:
         db.execute("BEGIN EXCLUSIVE")
         if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             self._create()
-        if (
-            found := self._get("format")
-        ) not in FORMATS_READ:  # a version's mistake, not the disk's: nothing is set aside
+        found = self._get("format")
+        if found not in FORMATS_READ:  # a version's mistake, not the disk's: nothing is set aside
             raise StoreBroken(
-                f"{self.path} has format {found}, this food reads {FORMAT}: install the food that wrote it"
+                f"{self.path} has format {found}, this food reads 1 and 2: install the food that wrote it"
             )
         self._put("format", FORMAT)
         self._discard_staged()

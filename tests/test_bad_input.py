@@ -585,7 +585,7 @@ DAMAGES = (
         "another format",
         other_format,
         GENERIC,
-        "has format 99, this food reads up to 2: install the food that wrote it",
+        "has format 99, this food reads 1 and 2: install the food that wrote it",
     ),
     Damage("the header overwritten", overwritten("food.db", 0, bytes(100)), OK, NOT_OURS + "file is not a database"),
     Damage("noise instead", replaced_by("food.db", NOISE), OK, NOT_OURS + "file is not a database"),

@@ -410,7 +410,7 @@ def test_another_format_is_refused_in_words(tmp_path: Path) -> None:
     with closing(Store(tmp_path, "n1")) as store:
         store._put("format", 99)
     with pytest.raises(
-        StoreBroken, match="has format 99, this food reads up to 2: install the food that wrote it"
+        StoreBroken, match="has format 99, this food reads 1 and 2: install the food that wrote it"
     ) as caught:
         Store(tmp_path, "n1")
     assert not isinstance(caught.value, StoreCorrupt), "nothing is wrong with it"
