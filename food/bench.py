@@ -151,11 +151,13 @@ def bench(
     reads: bool,
     timeout_s: float,
     tell: Callable[[Figures], None],
+    key_file: str | None = None,
+    node_id: str | None = None,
 ) -> list[Figures]:
     """A stage for each number of clients; `tell` hears of each as it ends."""
     results = []
     for count in clients:
-        fleet = Fleet(endpoints, count)
+        fleet = Fleet(endpoints, count, key_file=key_file, node_id=node_id)
         try:
             figures = Stage(fleet, count, value_bytes, reads, timeout_s).run(seconds)
         finally:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+
+import zmq
 
 from .bench import CLIENTS_MOST, Figures, bench
 from .calls import CompareFailed, FoodError, OutcomeUnknown, Unavailable, show
-from .client import RANGE_LIMIT, TIMEOUT_S, Client, Status, default_endpoints, split_endpoints
+from .client import RANGE_LIMIT, TIMEOUT_S, Client, Status, default_endpoints, own_socket, split_endpoints
+from .keyring import ask
+from .keys import client_file
 from .member import WAIT_S, Done, change, found, meaning, view_of
+from .settings import INSECURE
 
 EXIT_CODES = """\
 exit codes:
@@ -85,6 +91,8 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("--stale", action="store_true", help="from any node, even without a primary; may be old")
     command("status", _status, "Shows every member: role, epoch, position, lag, score, since when.")
     _member_parsers(command("member", _member_list, "Shows and changes who votes: members by command."))
+    key = command("client-key", _client_key, "Prints the key for clients elsewhere; run it on a node.")
+    key.add_argument("file", nargs="?", help="a new file to write it to, open to its owner only")
     measure = command("bench", _bench, "Measures writes (or reads) a second; a connection a client.")
     measure.add_argument("--clients", type=_counts, default=[1, 64, 500], metavar="N,…", help="(default: 1,64,500)")
     measure.add_argument("--seconds", type=_positive, default=5.0, help="for each number (default: %(default)s)")
@@ -98,6 +106,13 @@ def _common(to: argparse.ArgumentParser, suppress: dict[str, Any]) -> None:
         "--endpoints",
         metavar="HOST:PORT,…",
         help="nodes to ask (the port is the clone's `port` + 2); default: FOOD_ENDPOINTS, else this machine's node",
+        **suppress,
+    )
+    to.add_argument(
+        "--key-file",
+        metavar="FILE",
+        help="made by `foodctl client-key`, to reach nodes from elsewhere; default: FOOD_KEY_FILE, else this machine's "
+        "food is asked",
         **suppress,
     )
     to.add_argument("--id", help="which clone of this machine, if several run: the resource's name", **suppress)
@@ -192,8 +207,25 @@ def _status(options: argparse.Namespace) -> int:
     else:
         print(describe(status))
     if not any(status.answers.values()):
-        raise Unavailable("no node answered: " + ", ".join(status.answers))
+        found = (f"{one}: {status.failed[one]}" if one in status.failed else one for one in status.answers)
+        raise Unavailable("no node answered: " + "; ".join(found))
     return 0 if status.leader else NOT_THERE
+
+
+def _client_key(options: argparse.Namespace) -> int:
+    if options.endpoints or options.key_file:
+        raise ValueError("client-key asks this machine's own food: without --endpoints and --key-file")
+    with zmq.Context() as context:
+        keys = ask(context, own_socket(options.id))
+    if keys is None:
+        return _fail(options, f"there are no keys: food runs with plaintext={INSECURE}", REFUSED)
+    text = client_file(keys, f"of {options.id or 'food'}, from {os.uname().nodename}")
+    if options.file is None:
+        print(text, end="")
+        return 0
+    with open(os.open(options.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    return 0
 
 
 def _bench(options: argparse.Namespace) -> int:
@@ -217,6 +249,8 @@ def _bench(options: argparse.Namespace) -> int:
         options.reads,
         options.timeout or TIMEOUT_S,
         tell,
+        options.key_file,
+        options.id,
     )
     if options.output == "json":
         print(json.dumps([figures.as_map() for figures in results]))
@@ -310,15 +344,33 @@ def describe(status: Status) -> str:
         ]
     silent = [endpoint for endpoint, answer in status.answers.items() if not answer]
     if silent:
-        lines += ["", "No answer from " + ", ".join(silent) + " (stopped, cut off, or not food)."]
+        mute = [endpoint for endpoint in silent if endpoint not in status.failed]
+        lines += ["", *(f"No answer from {e}: {status.failed[e]}." for e in silent if e not in mute)]
+        if mute:
+            lines.append("No answer from " + ", ".join(mute) + " (stopped, cut off, or not food).")
     for answer in answers.values():
         own = answer.get("self")
         if isinstance(own, dict) and own.get("no_space"):
             lines += ["", show(str(own["no_space"]).encode(), 300)]
+    lines += _warnings(answers.values())
     clusters = {str(answer["cluster"]) for answer in answers.values() if answer.get("cluster")}
     if len(clusters) > 1:
         lines += ["", "These nodes belong to different clusters: " + ", ".join(sorted(clusters)) + "."]
     return "\n".join(lines)
+
+
+def _warnings(answers: Iterable[dict[str, Any]]) -> list[str]:
+    """What an operator must not overlook: no keys, and who tried in vain."""
+    lines = []
+    for answer in answers:
+        own = answer.get("self")
+        keys, refused = (own.get("keys"), own.get("refused")) if isinstance(own, dict) else (None, None)
+        if isinstance(keys, str) and keys.startswith("PLAINTEXT"):
+            lines.append(f"{answer.get('node')}: {show(keys.encode())}.")
+        if isinstance(refused, dict) and refused:
+            kinds = ", ".join(f"{show(str(kind).encode())} {count}" for kind, count in sorted(refused.items()))
+            lines.append(f"{answer.get('node')}: refused since its start: {kinds}. Its log says from where.")
+    return ["", *lines] if lines else []
 
 
 def _headline(status: Status) -> str:
@@ -404,7 +456,8 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _client(options: argparse.Namespace) -> Client:
-    return Client(_endpoints(options), timeout_s=options.timeout or TIMEOUT_S)
+    timeout_s = options.timeout or TIMEOUT_S
+    return Client(_endpoints(options), timeout_s=timeout_s, node_id=options.id, key_file=options.key_file)
 
 
 def _endpoints(options: argparse.Namespace) -> list[str]:

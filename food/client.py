@@ -13,19 +13,23 @@ from __future__ import annotations
 import glob
 import os
 import time
-from collections.abc import Sequence
-from types import TracebackType
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple
 
 import zmq
 
 from .calls import REPLY_MOST_BYTES, FoodError, Outcome, ProtocolError, Request, Unavailable, Worker
 from .directory import Directory, address
+from .gate import FAILED, FAILED_AUTH, FAILED_PROTOCOL, Events, come_with
+from .keyring import Keyring, explain
+from .keys import ClientKeys
 
 RUN_DIR = "/run/food"
 TIMEOUT_S = 10.0
 ROUND_MS = 20  # longest sleep between two looks at the retry rules
 STATUS_WAIT_S = 1.0  # for endpoints that do not answer, when others did
+REFUSED_PAUSE_S = 1.0  # between two attempts at an endpoint that refused the handshake: ZeroMQ itself tries no more
 CLOSE_WAIT_S = 0.5  # for closing the session; the servers evict what stays behind
 RANGE_LIMIT = 1000
 
@@ -49,16 +53,23 @@ class Members(NamedTuple):
 
 
 class Status(NamedTuple):
-    """What the nodes say: `answers` by endpoint, None where none came; `leader` is the endpoint of the primary."""
+    """What the nodes say: `answers` by endpoint, None where none came; `leader` is the endpoint of the primary.
+    `failed`: by endpoint, why no connection to it came about."""
 
     leader: str | None
     answers: dict[str, dict[str, Any] | None]
+    failed: Mapping[str, str] = MappingProxyType({})
 
 
 def default_endpoints(node_id: str | None = None, run_dir: str = RUN_DIR) -> list[str]:
     """FOOD_ENDPOINTS, unless an ID is named; else this machine's client.sock. Raises Unavailable."""
     if not node_id and os.environ.get("FOOD_ENDPOINTS"):
         return split_endpoints(os.environ["FOOD_ENDPOINTS"])
+    return [own_socket(node_id, run_dir)]
+
+
+def own_socket(node_id: str | None = None, run_dir: str = RUN_DIR) -> str:
+    """This machine's client.sock. Raises Unavailable."""
     found = sorted(glob.glob(f"{glob.escape(run_dir)}/{glob.escape(node_id) if node_id else '*'}/client.sock"))
     if not found:
         raise Unavailable(
@@ -68,7 +79,13 @@ def default_endpoints(node_id: str | None = None, run_dir: str = RUN_DIR) -> lis
     if len(found) > 1:
         names = ", ".join(path.split("/")[-2] for path in found)
         raise Unavailable(f"several clones run on this machine ({names}): choose one with --id")
-    return found
+    return found[0]
+
+
+def key_giver(endpoints: Sequence[str], node_id: str | None) -> Callable[[], str]:
+    """Finds the client.sock to ask for a key: one of the endpoints, else this machine's. It raises Unavailable."""
+    own = next((one for one in endpoints if address(one).startswith("ipc://")), None)
+    return lambda: own or own_socket(node_id)
 
 
 def split_endpoints(text: str) -> list[str]:
@@ -79,9 +96,35 @@ def split_endpoints(text: str) -> list[str]:
     return endpoints
 
 
-def connect(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> zmq.Socket[bytes]:
-    """A DEALER to one endpoint, connecting in the background."""
-    socket = context.socket(zmq.DEALER)
+class Line:
+    """A DEALER to one endpoint, connecting in the background; with `listen` a failed handshake can be heard of."""
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, keyring: Keyring, *, listen: bool = True
+    ):
+        self.endpoint = endpoint
+        self.keys = keyring.keys() if address(endpoint).startswith("tcp://") else None
+        self.socket = context.socket(zmq.DEALER)
+        self.events = Events(context, self.socket, FAILED) if listen else None
+        _connect(self.socket, endpoint, self.keys)
+
+    def failure(self) -> tuple[str, bool] | None:
+        """Why the last handshake failed, and whether ZeroMQ gave the connection up."""
+        found = None
+        for event, value, _ in self.events.take() if self.events else ():
+            found = explain(event, value, self.keys is not None), event in (FAILED_PROTOCOL, FAILED_AUTH)
+        return found
+
+    def outdated(self, keyring: Keyring) -> bool:
+        return self.keys is not None and self.keys != keyring.keys()
+
+    def close(self) -> None:
+        if self.events:
+            self.events.close()
+        self.socket.close(0)
+
+
+def _connect(socket: zmq.Socket[bytes], endpoint: str, keys: ClientKeys | None) -> None:
     socket.setsockopt(zmq.LINGER, 0)
     # Without a connection a send fails at once. Queued for a dead peer it would be sent after its return.
     socket.setsockopt(zmq.IMMEDIATE, 1)
@@ -97,22 +140,31 @@ def connect(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> zmq.Socke
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 1500)
     if endpoint.removeprefix("tcp://").startswith("["):
         socket.setsockopt(zmq.IPV6, 1)
+    if keys:
+        come_with(socket, keys)
     socket.connect(address(endpoint))
-    return socket
 
 
 class Client:
     """Raises Unavailable, OutcomeUnknown, CompareFailed, TooLarge, BadRequest, ProtocolError (food/calls.py)."""
 
     def __init__(
-        self, endpoints: Sequence[str] | None = None, timeout_s: float = TIMEOUT_S, node_id: str | None = None
+        self,
+        endpoints: Sequence[str] | None = None,
+        timeout_s: float = TIMEOUT_S,
+        node_id: str | None = None,
+        key_file: str | None = None,
     ):
+        """`key_file`: from `foodctl client-key`. Without it FOOD_KEY_FILE counts, else this machine's food is asked.
+        Raises Unavailable, ValueError."""
         self.timeout_s = timeout_s
         self._directory = Directory(endpoints if endpoints else default_endpoints(node_id))
         self._worker = Worker(self._directory)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._sockets: dict[str, zmq.Socket[bytes]] = {}
-        self._endpoints: dict[zmq.Socket[bytes], str] = {}
+        self._keyring = Keyring(self._context, key_file, key_giver(self._directory.configured, node_id))
+        self._lines: dict[str, Line] = {}
+        self._by_socket: dict[zmq.Socket[bytes], Line] = {}
+        self._paused: dict[str, float] = {}  # endpoint: not before
         self._poller = zmq.Poller()
         self._unsent_probes: set[str] = set()
         self._pid = os.getpid()
@@ -179,7 +231,7 @@ class Client:
             answers = self._directory.answered(started)
         leads = {e: _number(info) for e, info in answers.items() if info.get("role") == "primary"}
         leader = max(leads, key=lambda e: leads[e]) if leads else None
-        return Status(leader, {e: answers.get(e) for e in self._directory.endpoints})
+        return Status(leader, {e: answers.get(e) for e in self._directory.endpoints}, dict(self._directory.failed))
 
     def close(self) -> None:
         """Closes the session if the primary is at hand, and the sockets. The client cannot be used any more."""
@@ -237,20 +289,52 @@ class Client:
 
     def _send(self, endpoint: str, frame: bytes) -> bool:
         """False while there is no connection. The next poll then wakes as soon as there is one."""
-        socket = self._sockets.get(endpoint)
-        if socket is None:
-            socket = self._sockets[endpoint] = connect(self._context, endpoint)
-            self._endpoints[socket] = endpoint
-        try:
-            socket.send(frame, zmq.NOBLOCK)
-        except zmq.Again:
-            self._poller.register(socket, zmq.POLLIN | zmq.POLLOUT)
+        line = self._lines.get(endpoint) or self._open(endpoint)
+        if line is None:
             return False
-        self._poller.register(socket, zmq.POLLIN)
+        try:
+            line.socket.send(frame, zmq.NOBLOCK)
+        except zmq.Again:
+            self._poller.register(line.socket, zmq.POLLIN | zmq.POLLOUT)
+            return False
+        self._poller.register(line.socket, zmq.POLLIN)
         return True
+
+    def _open(self, endpoint: str) -> Line | None:
+        if time.monotonic() < self._paused.get(endpoint, 0.0):
+            return None
+        line = self._lines[endpoint] = Line(self._context, endpoint, self._keyring)
+        assert line.events
+        self._by_socket[line.socket] = self._by_socket[line.events.socket] = line
+        self._poller.register(line.events.socket, zmq.POLLIN)
+        return line
+
+    def _failed(self, line: Line, now: float) -> None:
+        """A handshake failed: with another key it goes on at once, and without one at leisure."""
+        failure = line.failure()
+        if failure is None:
+            return
+        text, given_up = failure
+        self._directory.on_failed(line.endpoint, text, now)
+        renewed = self._keyring.renew(now)
+        if given_up or renewed:
+            assert line.events
+            for socket in (line.socket, line.events.socket):
+                del self._by_socket[socket]
+                if socket in self._poller:
+                    self._poller.unregister(socket)
+            del self._lines[line.endpoint]
+            line.close()
+            self._paused[line.endpoint] = now if renewed else now + REFUSED_PAUSE_S
 
     def _receive(self, wait_ms: int) -> Outcome | None:
         for socket, event in self._poller.poll(wait_ms):
+            line = self._by_socket.get(socket)
+            if line is None:
+                continue  # just closed
+            if socket is not line.socket:
+                self._failed(line, time.monotonic())
+                continue
             if event & zmq.POLLOUT:
                 self._poller.register(socket, zmq.POLLIN)
             if not event & zmq.POLLIN:
@@ -260,7 +344,7 @@ class Client:
             except zmq.Again:
                 continue
             if len(frames) == 1:
-                outcome = self._worker.receive(self._endpoints[socket], frames[0], time.monotonic())
+                outcome = self._worker.receive(line.endpoint, frames[0], time.monotonic())
                 if outcome:
                     return outcome
         return None

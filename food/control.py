@@ -56,6 +56,7 @@ class Control:
         external: bool = False,
     ):
         self.degraded = False
+        self.keys = ""  # in words
         self._adopted = not external
         self._external = external
         self._handing_over = 0  # the guardian's order to adopt or release, while one is under way
@@ -70,7 +71,7 @@ class Control:
         self.role = ""
         self._text = ""
         self._text_since_ms = now_ms
-        self._text_ordered = ""
+        self._ordered_texts = ("", "")
         self._deposed_ms: int | None = None
         replica.withheld = NOT_ADOPTED if external else ""
 
@@ -202,11 +203,12 @@ class Control:
         if text != self._text:
             self._text, self._text_since_ms = text, now_ms
         quiet = now_ms - self._text_since_ms >= ATTRIBUTE_QUIET_MS and not self._waiting
-        if quiet and text != self._text_ordered:
-            self._text_ordered = text
+        if quiet and (text, self.keys) != self._ordered_texts:
+            self._ordered_texts = text, self.keys
             local = self._replica.local
             store = f"{local.store}, start {local.starts}"  # a copied or rolled-back store shows here, too
-            self._link.order(attributes={f"{self._name}-state": text, f"{self._name}-store": store})
+            texts = {"state": text, "store": store, "keys": self.keys}  # and two nodes whose keys differ
+            self._link.order(attributes={f"{self._name}-{name}": value for name, value in texts.items()})
 
     def _report_deposed(self, now_ms: int) -> None:
         """A deposed primary gave its score up at once; if the role stays here all the same, it is failed."""

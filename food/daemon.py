@@ -35,9 +35,11 @@ from food.core.message import Message
 from food.core.ready import Save
 from food.core.replica import Replica, StoreUnusable
 from food.core.state import Result
+from food.gate import client_keys
 from food.journal import Journal
+from food.keys import Keys
 from food.link import GuardianGone, Link
-from food.status import report
+from food.status import keys_text, report
 from food.storage import Store, StoreBroken, StoreCorrupt, set_aside
 from food.transport import CannotListen, Transport, take
 from food.wire import decode, encode
@@ -92,7 +94,8 @@ class Daemon:
         self._data_dir = Path(self.settings["data_dir"])
         self._store = self._open_store()
         address = self.settings.get("address") or self._addresses[self._node]
-        self._transport = Transport(address, self.settings["port"], Path(self.settings["run_dir"]))
+        run_dir = Path(self.settings["run_dir"])
+        self._transport = Transport(address, self.settings["port"], run_dir, keys=_keys(hello["keys"]))
         self._connect()
         self._transport.watch(link.fileno())
         self._clock = Clock()
@@ -110,6 +113,7 @@ class Daemon:
             f"up: store {local.store}, start {local.starts}, epoch {local.promise.number}, log to"
             f" {local.log.last.index}, committed to {local.commit}, {len(local.state.rows)} keys, on {address}"
         )
+        self._tell_keys()
 
     def _open_store(self) -> Store:
         """The store; one that cannot be trusted is set aside, and this node starts again as an empty learner."""
@@ -143,9 +147,10 @@ class Daemon:
             if transport.peers in ready:
                 for frames in take(transport.peers):
                     self._step(frames[-1], now_ms)
-            if transport.clients in ready:
-                for frames in take(transport.clients):
-                    self._client_request(frames, now_ms)
+            for door in (transport.clients, transport.local):
+                if door in ready:
+                    for frames in take(door):
+                        self._client_request(door, frames, now_ms)
             if transport.control in ready:
                 for frames in take(transport.control):
                     self._control_request(frames, now_ms)
@@ -154,6 +159,7 @@ class Daemon:
             if passing:
                 next_ms = now_ms + PASS_MS
                 replica.tick(now_ms)
+                transport.relink(now_ms)
             driver.finish_turn(replica, self, now_ms)
             if replica.local.log.members is not self._members:
                 self._forget_others()
@@ -184,6 +190,10 @@ class Daemon:
                     self.journal.log("error", error)
             if "adopted" in packet:
                 self._control.adopted_by(packet["adopted"])
+            if "keys" in packet:
+                for error in self._transport.change_keys(_keys(packet["keys"])):
+                    self.journal.log("error", error)
+                self._tell_keys()
             if nodes := packet.get("nodes"):
                 self._change_nodes(nodes)
 
@@ -217,7 +227,7 @@ class Daemon:
             return
         self.replica.step(envelope.sender, envelope.message, now_ms)
 
-    def _client_request(self, frames: list[bytes], now_ms: int) -> None:
+    def _client_request(self, door: zmq.Socket[bytes], frames: list[bytes], now_ms: int) -> None:
         route, request_id = frames[:-1], 0
         try:
             match unpack(frames[-1], FRAME_MOST_BYTES):
@@ -225,27 +235,38 @@ class Daemon:
                     request_id = number
                 case _:
                     raise BadFrame("a request is [id, kind, body]")
+            whose = (door, route, request_id)
             match kind, body:
                 case "w", bytes(command):
-                    self.replica.propose((route, request_id), command)
+                    self.replica.propose(whose, command)
                 case "r", [op, *args]:
-                    self.replica.read((route, request_id), op, args, now_ms)
+                    self.replica.read(whose, op, args, now_ms)
                 case "s", [op, *args]:
-                    self.replica.read_stale((route, request_id), op, args)
+                    self.replica.read_stale(whose, op, args)
                 case "m", ["found", [*names]] if names and all(type(name) is str for name in names):
-                    self.replica.found((route, request_id), names)
+                    self.replica.found(whose, names)
                 case "m", [*fields] if change := parse(fields):
-                    self.replica.change_members((route, request_id), change, now_ms)
+                    self.replica.change_members(whose, change, now_ms)
                 case "i", _:
-                    self.answer((route, request_id), Result(0, report(self.replica, self._transport, now_ms)))
+                    self.answer(whose, Result(0, report(self.replica, self._transport, now_ms)))
+                case "k", _ if door is self._transport.local:
+                    self.answer(whose, Result(0, self._client_keys()))
+                case "k", _:
+                    raise BadFrame("keys are given on a node's own client.sock only")
                 case _:
                     raise BadFrame(
                         "a request's kind and body are w and bytes, r or s and [op, args…], m and [op, list, node,"
-                        " store, force] or [found, nodes], or i and nil"
+                        " store, force] or [found, nodes], or i or k and nil"
                     )
         except BadFrame as error:
             self._odd(f"from a client: {error}")
-            self.answer((route, request_id), Result("bad_request", {"text": str(error)}))
+            self.answer((door, route, request_id), Result("bad_request", {"text": str(error)}))
+
+    def _client_keys(self) -> dict[str, bytes] | None:
+        """For those whom client.sock's permissions let in: they can read and write everything already."""
+        keys = self._transport.keys
+        found = client_keys(keys) if keys else None
+        return {"server": found.server, "secret": found.secret} if found else None
 
     def _control_request(self, frames: list[bytes], now_ms: int) -> None:
         route = frames[:-1]
@@ -256,6 +277,11 @@ class Daemon:
             self._transport.reply(self._transport.control, route, frame)
 
         return answer
+
+    def _tell_keys(self) -> None:
+        keys = self._transport.keys
+        self._control.keys = keys_text(keys)
+        self.journal.log("notice" if keys else "warning", f"tcp: {keys_text(keys)}")
 
     def _apply_settings(self) -> list[str]:
         """What can change on a live daemon, watchdog_ms is the guardian's; what could not be taken over."""
@@ -286,11 +312,16 @@ class Daemon:
         self._odd_frames[what if known else "of yet other kinds"] += 1
 
     def _report_odd_frames(self, now_ms: int) -> None:
-        if self._odd_frames and now_ms - self._odd_frames_ms >= ODD_FRAMES_EVERY_MS:
+        """And those whom the gate turned away."""
+        refused = self._transport.gate.refused
+        if (self._odd_frames or refused) and now_ms - self._odd_frames_ms >= ODD_FRAMES_EVERY_MS:
             self._odd_frames_ms = now_ms
             for what, count in self._odd_frames.most_common():
                 self.journal.warning(f"dropped {count} frames {what}")
+            for what, count in refused.most_common():
+                self.journal.warning(f"refused {count} connections {what}")
             self._odd_frames.clear()
+            refused.clear()
 
     # --- driver.Shell ---
 
@@ -310,11 +341,11 @@ class Daemon:
 
     def answer(self, whose: object, result: Result) -> None:
         assert isinstance(whose, tuple)
-        route, request_id = whose
+        door, route, request_id = whose
         status, value = result
         if status == "not_primary":
             value = value | self._primary_hint()
-        if not self._transport.reply(self._transport.clients, route, pack([request_id, status, value])):
+        if not self._transport.reply(door, route, pack([request_id, status, value])):
             self._odd("for a client that is gone or does not read")
 
     def _primary_hint(self) -> dict[str, str]:
@@ -324,6 +355,11 @@ class Daemon:
 
     def event(self, text: str) -> None:
         self.journal.notice(text)
+
+
+def _keys(packet: dict[str, str] | None) -> Keys | None:
+    """None stands there in so many words: without keys there is plaintext, and that must not come of a slip."""
+    return None if packet is None else Keys.of_packet(packet)
 
 
 def serve(link: Link) -> str | None:

@@ -65,6 +65,7 @@ class Directory:
         self.usual_s = 1.0  # how long answers took lately, smoothed; long while nothing is known
         self.wanted = True  # somebody waits for a primary
         self.infos: dict[str, dict[str, Any]] = {}  # the last answer to a probe, by endpoint
+        self.failed: dict[str, str] = {}  # why no connection comes about, by endpoint
         self._claims: dict[str, Claim] = {}
         self._refused: dict[str, float] = {}
         self._seen: dict[str, Seen] = {}
@@ -94,6 +95,7 @@ class Directory:
         if not isinstance(info, dict):
             return
         self.infos[endpoint] = info
+        self.failed.pop(endpoint, None)
         role, primary = info.get("role"), info.get("primary")
         node = info.get("node")
         self._seen[endpoint] = Seen(now, f"{node} is {role}" if isinstance(node, str) else "answers, unnamed")
@@ -115,6 +117,12 @@ class Directory:
         self._hint(hint, None, now)
         self._choose(now)
         self.wanted = self.wanted or self.target is None
+
+    def on_failed(self, endpoint: str, text: str, now: float) -> None:
+        """No connection comes about; `text` says why. It says nothing about who leads."""
+        self._seen[endpoint] = Seen(now, text)
+        self.infos.pop(endpoint, None)
+        self.failed[endpoint] = text
 
     def answered(self, since: float) -> dict[str, dict[str, Any]]:
         """What the endpoints said of themselves after `since`."""

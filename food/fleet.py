@@ -16,11 +16,13 @@ from collections.abc import Callable, Sequence
 import zmq
 
 from .calls import Outcome, Request, Worker
-from .client import connect
+from .client import Line, key_giver
 from .directory import PROBE_EVERY_S, Directory
+from .keyring import Keyring
 
 TICK_S = 0.01
 DRAIN_MOST = 64  # frames taken from one socket before the others have their turn
+REOPEN_S = 3.0  # a connection that has not come about for so long is begun anew: ZeroMQ may have given it up
 FILES_PER_CLIENT = 4  # descriptor of the mailbox, of the connection, of one more of each during a failover
 FILES_SPARE = 128
 
@@ -28,13 +30,15 @@ FILES_SPARE = 128
 class Port:
     """One socket of one client (None: of nobody, for probes). `unsent`: a probe that found no connection yet."""
 
-    __slots__ = ("dirty", "endpoint", "fd", "member", "socket", "unsent")
+    __slots__ = ("dirty", "endpoint", "fd", "line", "member", "socket", "unsent", "worked")
 
-    def __init__(self, socket: zmq.Socket[bytes], endpoint: str, member: Member | None):
-        self.socket = socket
-        self.endpoint = endpoint
+    def __init__(self, line: Line, member: Member | None):
+        self.line = line
+        self.socket = line.socket
+        self.endpoint = line.endpoint
         self.member = member
-        self.fd = int(socket.FD)
+        self.fd = int(line.socket.FD)
+        self.worked = time.monotonic()  # when something could be sent last
         self.unsent = False
         self.dirty = False
 
@@ -67,12 +71,20 @@ class Member:
 class Fleet:
     """Use: add members, submit their first requests, then call `round` until done; close."""
 
-    def __init__(self, endpoints: Sequence[str], clients_most: int, probe_every_s: float = PROBE_EVERY_S):
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        clients_most: int,
+        probe_every_s: float = PROBE_EVERY_S,
+        key_file: str | None = None,
+        node_id: str | None = None,
+    ):
         _allow_files(clients_most * FILES_PER_CLIENT + FILES_SPARE)
         self.directory = Directory(endpoints, probe_every_s)
         self.members: list[Member] = []
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, clients_most * 4 + FILES_SPARE)
+        self._keyring = Keyring(self._context, key_file, key_giver(endpoints, node_id))
         self._epoll = select.epoll()
         self._ports: dict[int, Port] = {}
         self._probes: dict[str, Port] = {}
@@ -117,7 +129,11 @@ class Fleet:
             port.socket.send(worker.frame(), zmq.NOBLOCK)
         except zmq.Again:
             worker.unsendable(now)
+            if now - port.worked > REOPEN_S or port.line.outdated(self._keyring):
+                self._shut(port)
+                member.ports[target] = self._open(target, member)
             return
+        port.worked = now
         worker.sent(target, now)
         # Sending may have taken in, unseen, the signal that a reply is there: look without waiting for epoll.
         self._mark(port)
@@ -142,10 +158,19 @@ class Fleet:
                 self._probe(port)
 
     def _probe(self, port: Port) -> None:
+        now = time.monotonic()
         try:
             port.socket.send(self.directory.probe_frame(), zmq.NOBLOCK)
-        except zmq.Again:
-            return  # no connection yet; the next tick tries again
+        except zmq.Again:  # no connection yet; the next tick tries again
+            if failure := port.line.failure():
+                self.directory.on_failed(port.endpoint, failure[0], now)
+                self._keyring.renew(now)
+            if now - port.worked > REOPEN_S or port.line.outdated(self._keyring):
+                self._shut(port)
+                self._probes[port.endpoint] = self._open(port.endpoint, None)
+                self._probes[port.endpoint].unsent = True
+            return
+        port.worked = now
         port.unsent = False
         self._mark(port)
 
@@ -177,7 +202,7 @@ class Fleet:
             self._dirty.append(port)
 
     def _open(self, endpoint: str, member: Member | None) -> Port:
-        port = Port(connect(self._context, endpoint), endpoint, member)
+        port = Port(Line(self._context, endpoint, self._keyring, listen=member is None), member)
         self._ports[port.fd] = port
         self._epoll.register(port.fd, select.EPOLLIN)  # level-triggered: nothing is lost by looking late
         return port
@@ -185,10 +210,12 @@ class Fleet:
     def _drop_old(self, member: Member, target: str) -> None:
         """A client keeps the connections to the primary and to the one before."""
         while len(member.ports) > 2:
-            port = member.ports.pop(next(e for e in member.ports if e != target))
-            self._epoll.unregister(port.fd)
-            del self._ports[port.fd]
-            port.socket.close(0)  # `round` passes over it if it is marked
+            self._shut(member.ports.pop(next(e for e in member.ports if e != target)))
+
+    def _shut(self, port: Port) -> None:
+        self._epoll.unregister(port.fd)
+        del self._ports[port.fd]
+        port.line.close()  # `round` passes over it if it is marked
 
 
 def _allow_files(count: int) -> None:

@@ -20,9 +20,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from food import __version__, locks, pacemaker, settings, watch
+from food import __version__, keys, locks, pacemaker, settings, watch
 from food.children import Owner, Tool, describe, environment, python_command, start_daemon
 from food.journal import LOG_DIRECTORY, Journal, log_file, sockets
 
@@ -41,6 +41,7 @@ OVERSLEPT_S = 0.2
 REASON_MOST_BYTES = 1000
 TICKET_MOST_BYTES = 1000
 NEEDED_MODULES = ("zmq", "msgpack", "sortedcontainers")
+PLAINTEXT_HINT = f"plaintext={settings.INSECURE} if anyone may read and write"
 PACKAGE_HINT = "python3-zmq, python3-msgpack and python3-sortedcontainers on Debian"
 
 
@@ -119,6 +120,8 @@ class Guardian:
         self.asked_to_end = False
         self.greeted = False
         self.sent_nodes: dict[str, str] = {}
+        self.secret: tuple[bytes, str] | None = None  # until the daemon has its keys
+        self.sent_keys: dict[str, str] | None = None
         self.unsent: list[bytes] = []
         self.known_attributes: list[str] = []
         self.wakeup, self.wakeup_end = -1, -1
@@ -146,6 +149,16 @@ class Guardian:
         if self.external:
             self.succeed()
         self.recall_attributes()
+
+    def find_secret(self) -> None:
+        """Reads the key file; raises Refused. Status 5 or 2 keep this node from running food: that it lacks a file is
+        no fault of the resource, which 6 would stop everywhere."""
+        try:
+            self.secret = read_secret(self.settings)
+        except keys.KeyMissing as error:
+            raise Refused(EXIT_INSTALLED, f"{error}, or {PLAINTEXT_HINT}") from None
+        except keys.KeyUnusable as error:
+            raise Refused(EXIT_ARGUMENTS, str(error)) from None
 
     def succeed(self) -> None:
         """Clears what a guardian that was killed left in Pacemaker, which would go on promoting this node."""
@@ -387,7 +400,8 @@ class Guardian:
         changed = {name: str(value) if value is not None else "" for name, value in changed.items()}
         try:
             settled = settings.settle(changed, self.config)
-        except settings.BadSetting as error:
+            packet = keys_packet(read_secret(settled), self.identity)
+        except ValueError as error:
             self.say("error", f"the new parameters are not taken over: {error}")
             return
         before, self.settings, self.raw = self.settings, settled, changed
@@ -397,7 +411,9 @@ class Guardian:
         names = [name for name in settings.RELOADABLE if before[name] != settled[name]]
         changes = ", ".join(f"{name}={settled[name]}" for name in names)
         self.say("notice" if names else "debug", f"parameters reloaded: {changes or 'no change'}")
-        self.send({"settings": self.settings})
+        fresh: dict[str, object] = {"keys": packet} if packet != self.sent_keys else {}
+        self.sent_keys = packet
+        self.send({"settings": self.settings, **fresh})
 
     def greet(self) -> None:
         """The first packet, as soon as the nodes are known; later ones when they change."""
@@ -419,7 +435,10 @@ class Guardian:
         else:
             self.greeted = True
             self.unlink("reason")
-            self.send({"hello": {"settings": self.settings, "node": self.book.node, "nodes": nodes}})
+            self.sent_keys = keys_packet(self.secret, self.identity)  # while the daemon imports: it costs a little
+            self.secret = None
+            hello = {"settings": self.settings, "node": self.book.node, "nodes": nodes, "keys": self.sent_keys}
+            self.send({"hello": hello})
         self.sent_nodes = nodes
 
     def unreachable(self, nodes: dict[str, str]) -> str:
@@ -800,6 +819,16 @@ def read_config_file(path: str | None) -> dict[str, object]:
         raise settings.BadSetting(f"configuration file {path} cannot be read: {error}") from None
 
 
+def read_secret(settled: Mapping[str, settings.Value]) -> tuple[bytes, str] | None:
+    """The secret and its file; None only where plaintext is asked for. Raises KeyMissing, KeyUnusable."""
+    path = settled["key_file"]
+    return None if settled["plaintext"] == settings.INSECURE else keys.read_secret(str(path) if path else None)
+
+
+def keys_packet(secret: tuple[bytes, str] | None, resource: str) -> dict[str, str] | None:
+    return keys.derive(secret[0], resource, secret[1]).packet() if secret else None
+
+
 SWITCHES = {"foreground", "check", "clear", "version", "help"}
 
 
@@ -833,6 +862,7 @@ def serve(raw: dict[str, str], switches: set[str]) -> int:
         return Guardian({**raw, "user": pwd.getpwuid(os.geteuid()).pw_name}, {}, True).clear()
     check_installed()
     guardian = Guardian(raw, config, "foreground" in switches)
+    guardian.find_secret()
     if "check" in switches:
         return EXIT_OK
     guardian.prepare()

@@ -19,6 +19,7 @@ ADDRESSES_MOST = 16
 UNSPECIFIED = ("0.0.0.0", "::")
 LOG_LEVELS = ("debug", "info", "notice", "warning", "error")
 LOOPBACK_V6 = bytes(15) + b"\1"
+INSECURE = "insecure-no-keys"
 YES = ("true", "yes", "on", "1")
 NO = ("false", "no", "off", "0")
 
@@ -156,6 +157,20 @@ PARAMETERS = (
     # Three ports in a row are used: log, peers, clients.
     Parameter("port", 9999, whole(1, 65533), "first of three TCP ports: log, peers, clients"),
     Parameter("data_dir", None, path, "where the store is; /var/lib/food/ID if absent"),
+    Parameter(
+        "key_file",
+        None,
+        path,
+        "the cluster's secret, the same on every node; /etc/corosync/authkey if absent",
+        reloadable=True,
+    ),
+    Parameter(
+        "plaintext",
+        "no",
+        choice("no", INSECURE),
+        f"{INSECURE}: no key; whoever reaches the ports can read and write everything",
+        reloadable=True,
+    ),
     Parameter("user", "food", word, "the user that the daemon runs as"),
     Parameter(
         "watchdog_ms",
@@ -233,6 +248,8 @@ def settle(arguments: Mapping[str, object], config: Mapping[str, object]) -> dic
         settled[parameter.name] = value
     if settled["id"] is None:
         raise BadSetting("id is missing: give the resource's name with --id")
+    if settled["plaintext"] == INSECURE and settled["key_file"]:
+        raise BadSetting(f"key_file and plaintext={INSECURE} exclude each other: unset one of them")
     settled["run_dir"] = settled["run_dir"] or f"/run/food/{settled['id']}"
     settled["data_dir"] = settled["data_dir"] or f"/var/lib/food/{settled['id']}"
     if len((str(settled["run_dir"]) + LONGEST_SOCKET_NAME).encode()) > SOCKET_PATH_LIMIT_BYTES:

@@ -7,6 +7,7 @@ from typing import Any
 from .core.message import Member
 from .core.peers import Heard, admission
 from .core.replica import Replica
+from .keys import Keys
 from .transport import Transport
 
 
@@ -39,6 +40,11 @@ def _leftover(node: str) -> str:
     return f"{node} left Corosync, still counts: foodctl member remove {node}"
 
 
+def keys_text(keys: Keys | None) -> str:
+    """How this node's tcp ports are kept."""
+    return f"keys {keys.name} from {keys.source}" if keys else "PLAINTEXT, anyone can read and write"
+
+
 def report(replica: Replica, transport: Transport, now_ms: int) -> dict[str, Any]:
     """The answer to a client's "i": this node, the primary as far as known, and every member."""
     local = replica.local
@@ -64,6 +70,8 @@ def report(replica: Replica, transport: Transport, now_ms: int) -> dict[str, Any
             "no_space": local.no_space or None,
             "state_hash": f"{local.state.hash:016x}",
             "member_list": members.number if members else 0,
+            "keys": keys_text(transport.keys),
+            "refused": dict(transport.gate.totals),
         },
     }
 

@@ -2,15 +2,19 @@
 
     log      PUB  tcp base port      what the primary publishes     SUB connected to every peer
     peers    ROUTER tcp base + 1     one-to-one messages            a DEALER connected to every peer
-    clients  ROUTER tcp base + 2, ipc client.sock; on further addresses, too, if told so
+    clients  ROUTER tcp base + 2     on further addresses, too, if told so
+    local    ROUTER ipc client.sock  clients of this machine
     control  ROUTER ipc control.sock the agent
 
+What is tcp speaks CURVE, unless there are no keys (food/gate.py: who is let in). The ipc sockets are kept by their
+files' permissions.
 A DEALER only sends and the peers' ROUTER only receives: no reply path that a vanished identity could break.
 Everything may be dropped silently; the protocol repairs that (heartbeats, Fetch, resends).
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket as sockets
@@ -21,6 +25,18 @@ from pathlib import Path
 import zmq
 
 from .codec import FRAME_MOST_BYTES
+from .gate import (
+    CLIENTS,
+    FAILED_AUTH,
+    FAILED_PROTOCOL,
+    PEERS,
+    Events,
+    Gate,
+    come_with,
+    public_of,
+    serve_with,
+)
+from .keys import ClientKeys, Keys
 from .wire import PEER_FRAME_MOST_BYTES
 
 BATCH_MOST = 1_000  # messages taken from one socket in a turn
@@ -31,6 +47,7 @@ CONTROL_QUEUE_MOST = 100
 ASKED_MOST = 3
 BIND_PATIENCE_S = 3.0
 BACKLOG = 1024
+RELINK_MS = 1_000  # how soon a link is made anew whose handshake failed: ZeroMQ itself never tries again
 
 # Linux: bind to an address that is not here, or not yet. Python names neither.
 IP_FREEBIND, IPV6_FREEBIND = 15, 78
@@ -62,34 +79,87 @@ class CannotListen(Exception):
 
 
 class Transport:
-    def __init__(self, address: str, port: int, run_dir: Path):
-        """Raises CannotListen."""
+    def __init__(self, address: str, port: int, run_dir: Path, *, keys: Keys | None):
+        """Without `keys` everything is plaintext. Raises CannotListen."""
         self._context = zmq.Context()
         self._epoll = select.epoll()
         self._watched: dict[int, zmq.Socket[bytes] | int] = {}
         # Sockets that may hold messages of which their descriptor says nothing (any more).
         self._unsure: set[zmq.Socket[bytes]] = set()
+        self._address = address
         self._port = port
         self.endpoint = f"{_bracketed(address)}:{port + 2}"  # where clients reach this node
         self._own = [address] if address.startswith("127.") else [address, "127.0.0.1"]
         self._further: set[str] = set()  # where clients are heard, too
-        self._dealers: dict[str, zmq.Socket[bytes]] = {}
         self._addresses: dict[str, str] = {}
-        self._publisher = self._socket(zmq.PUB, PEER_QUEUE_MOST, PEER_FRAME_MOST_BYTES)
-        self.log = self._socket(zmq.SUB, PEER_QUEUE_MOST, PEER_FRAME_MOST_BYTES)
-        self.log.subscribe(b"")
-        self.peers = self._socket(zmq.ROUTER, PEER_QUEUE_MOST, PEER_FRAME_MOST_BYTES)
-        self.clients = self._socket(zmq.ROUTER, CLIENT_QUEUE_MOST, FRAME_MOST_BYTES)
-        self.control = self._socket(zmq.ROUTER, CONTROL_QUEUE_MOST, FRAME_MOST_BYTES)
-        for socket in (self.clients, self.control):
-            socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an answer that cannot be delivered is counted
+        self._relinked_ms = 0
+        self.gate = Gate(self._context)  # before any bind: without it everybody would be let in
+        self._watch(int(self.gate.zap.FD), self.gate.zap)
+        self.local = self._router(CLIENT_QUEUE_MOST)
+        self.control = self._router(CONTROL_QUEUE_MOST)
         try:
-            self._bind(address, run_dir)
+            self._open(keys)
+            self._bind_ipc(self.local, run_dir / "client.sock", 0o660)
+            self._bind_ipc(self.control, run_dir / "control.sock", 0o600)
         except CannotListen:
             self.close()
             raise
-        for socket in (self.log, self.peers, self.clients, self.control):
+        for socket in (self.local, self.control):
             self._watch(int(socket.FD), socket)
+
+    def _open(self, keys: Keys | None) -> None:
+        """What is tcp. Raises CannotListen."""
+        self.keys = keys
+        self.gate.admit(keys)
+        self._dealers: dict[str, tuple[zmq.Socket[bytes], Events]] = {}
+        self._publisher = self._socket(zmq.PUB, PEER_QUEUE_MOST, PEER_FRAME_MOST_BYTES)
+        self.peers = self._socket(zmq.ROUTER, PEER_QUEUE_MOST, PEER_FRAME_MOST_BYTES)
+        self.clients = self._router(CLIENT_QUEUE_MOST)
+        self.log = self._socket(zmq.SUB, PEER_QUEUE_MOST, PEER_FRAME_MOST_BYTES)
+        self.log.subscribe(b"")
+        self._as_node = ClientKeys(public_of(keys.node), keys.node) if keys else None
+        if self._as_node:
+            come_with(self.log, self._as_node)
+        self._log_events = Events(self._context, self.log, FAILED_PROTOCOL | FAILED_AUTH)
+        for socket, domain, port in (
+            (self._publisher, PEERS, "log port"),
+            (self.peers, PEERS, "peers' port"),
+            (self.clients, CLIENTS, "clients' port"),
+        ):
+            if keys:
+                serve_with(socket, keys, domain)
+            events = self.gate.watch(socket, port, keyed=keys is not None)
+            self._watch(int(events.FD), events)
+        self._bind_tcp(self._publisher, self._address, self._port)
+        self._bind_tcp(self.peers, self._address, self._port + 1)
+        for one in self._own:
+            self._bind_tcp(self.clients, one, self._port + 2)
+        for socket in (self.log, self.peers, self.clients):
+            self._watch(int(socket.FD), socket)
+
+    def change_keys(self, keys: Keys | None) -> list[str]:
+        """Every tcp connection ends and is made anew; answers on the way to clients are lost. Raises CannotListen, and
+        returns what `hear_clients_at` does."""
+        addresses, further = dict(self._addresses), sorted(self._further)
+        self.set_peers({})
+        for socket in (self.log, self.peers, self.clients, *self.gate.doors):
+            self._unwatch(socket)
+        self.gate.unwatch()
+        self._log_events.close()
+        for socket in (self.log, self.peers, self.clients, self._publisher):
+            socket.close(0)
+        self._further.clear()
+        self._open(keys)
+        self.set_peers(addresses)
+        deadline = time.monotonic() + BIND_PATIENCE_S
+        while (errors := self.hear_clients_at(further)) and time.monotonic() < deadline:
+            time.sleep(0.05)  # ZeroMQ's own thread lets go of the old ones
+        return errors
+
+    def _router(self, queue_most: int) -> zmq.Socket[bytes]:
+        socket = self._socket(zmq.ROUTER, queue_most, FRAME_MOST_BYTES)
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an answer that cannot be delivered is counted
+        return socket
 
     def _socket(self, kind: int, queue_most: int, frame_most_bytes: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
@@ -100,14 +170,6 @@ class Transport:
         socket.setsockopt(zmq.MAXMSGSIZE, frame_most_bytes)
         socket.setsockopt(zmq.BACKLOG, BACKLOG)
         return socket
-
-    def _bind(self, address: str, run_dir: Path) -> None:
-        self._bind_tcp(self._publisher, address, self._port)
-        self._bind_tcp(self.peers, address, self._port + 1)
-        for one in self._own:
-            self._bind_tcp(self.clients, one, self._port + 2)
-        self._bind_ipc(self.clients, run_dir / "client.sock", 0o660)
-        self._bind_ipc(self.control, run_dir / "control.sock", 0o600)
 
     def _bind_tcp(self, socket: zmq.Socket[bytes], address: str, port: int) -> None:
         """A predecessor that was just killed may still be giving the port back."""
@@ -154,17 +216,53 @@ class Transport:
     def set_peers(self, addresses: Mapping[str, str]) -> None:
         """Connects to every peer in `addresses` (node: IP address) and leaves the others."""
         for node in [node for node, address in self._addresses.items() if addresses.get(node) != address]:
-            self._dealers.pop(node).close()
-            self.log.disconnect(f"tcp://{_bracketed(self._addresses.pop(node))}:{self._port}")
+            self._leave(node)
+            self._leave_log(self._addresses.pop(node))
         self._unsure.add(self.log)
         for node, address in addresses.items():
-            if node not in self._dealers:
-                dealer = self._socket(zmq.DEALER, PEER_QUEUE_MOST, PEER_FRAME_MOST_BYTES)
-                dealer.setsockopt(zmq.IMMEDIATE, 1)  # no queue for a peer that is not there
-                for socket, port in ((dealer, self._port + 1), (self.log, self._port)):
-                    socket.setsockopt(zmq.IPV6, int(":" in address))
-                    socket.connect(f"tcp://{_bracketed(address)}:{port}")
-                self._dealers[node], self._addresses[node] = dealer, address
+            if node not in self._addresses:
+                self._addresses[node] = address
+                self._reach(node)
+                self._reach_log(address)
+
+    def _reach(self, node: str) -> None:
+        dealer = self._socket(zmq.DEALER, PEER_QUEUE_MOST, PEER_FRAME_MOST_BYTES)
+        dealer.setsockopt(zmq.IMMEDIATE, 1)  # no queue for a peer that is not there
+        if self._as_node:
+            come_with(dealer, self._as_node)
+        self._dealers[node] = dealer, Events(self._context, dealer, FAILED_PROTOCOL | FAILED_AUTH)
+        _connect(dealer, self._addresses[node], self._port + 1)
+
+    def _reach_log(self, address: str) -> None:
+        _connect(self.log, address, self._port)
+
+    def _leave(self, node: str) -> None:
+        dealer, events = self._dealers.pop(node)
+        events.close()
+        dealer.close(0)
+
+    def _leave_log(self, address: str) -> None:
+        try:
+            self.log.disconnect(f"tcp://{_bracketed(address)}:{self._port}")
+        except zmq.ZMQError as error:
+            if error.errno != errno.ENOENT:  # ZeroMQ itself has given it up
+                raise
+
+    def relink(self, now_ms: int) -> None:
+        """Makes links anew that ZeroMQ gave up: it takes a failed handshake for final, but the other end may only be
+        about to change its keys."""
+        if now_ms - self._relinked_ms < RELINK_MS:
+            return
+        self._relinked_ms = now_ms
+        for node, (_, events) in list(self._dealers.items()):
+            if list(events.take()):
+                self._leave(node)
+                self._reach(node)
+        failed = {endpoint for _, _, endpoint in self._log_events.take()}
+        for address in self._addresses.values():
+            if f"tcp://{_bracketed(address)}:{self._port}" in failed:
+                self._leave_log(address)
+                self._reach_log(address)
 
     def client_endpoint(self, node: str) -> str | None:
         """Where clients reach `node`, if its address is known."""
@@ -182,8 +280,14 @@ class Transport:
         if isinstance(what, zmq.Socket):
             self._unsure.add(what)
 
+    def _unwatch(self, socket: zmq.Socket[bytes]) -> None:
+        self._epoll.unregister(int(socket.FD))
+        del self._watched[int(socket.FD)]
+        self._unsure.discard(socket)
+
     def wait(self, wait_s: float) -> set[zmq.Socket[bytes] | int]:
-        """The sockets, and other descriptors, that may have something to read; sleeps at most so long for it.
+        """The sockets, and other descriptors, that may have something to read; sleeps at most so long for it. Who
+        wants in is attended to here.
 
         A tenth of what zmq.Poller costs, which asks every socket twice. A socket's descriptor signals once, and any
         call may swallow the signal: who was read from or sent on is asked, before the sleep, whether there is more.
@@ -192,7 +296,7 @@ class Transport:
         events = self._epoll.poll(0 if found else wait_s)
         found.update(self._watched[descriptor] for descriptor, _ in events)
         self._unsure = {what for what in found if not isinstance(what, int)}
-        return found
+        return found - self.gate.attend(found)
 
     # --- Sending: never waits ---
 
@@ -205,8 +309,8 @@ class Transport:
         _send(self._publisher, [frame])
 
     def send(self, node: str, frame: bytes) -> None:
-        if dealer := self._dealers.get(node):
-            _send(dealer, [frame])
+        if link := self._dealers.get(node):
+            _send(link[0], [frame])
 
     def close(self) -> None:
         self._epoll.close()
@@ -234,6 +338,11 @@ def _bind_ahead(socket: zmq.Socket[bytes], address: str, port: int) -> None:
             socket.setsockopt(zmq.USE_FD, -1)
 
 
+def _connect(socket: zmq.Socket[bytes], address: str, port: int) -> None:
+    socket.setsockopt(zmq.IPV6, int(":" in address))
+    socket.connect(f"tcp://{_bracketed(address)}:{port}")
+
+
 def _send(socket: zmq.Socket[bytes], frames: list[bytes]) -> bool:
     """Part by part: half the price of send_multipart. A message that finds no room fails with its first part."""
     try:
@@ -241,7 +350,7 @@ def _send(socket: zmq.Socket[bytes], frames: list[bytes]) -> bool:
             socket.send(part, _MORE)
         socket.send(frames[-1], _NOBLOCK)
     except zmq.ZMQError as error:
-        if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+        if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH, zmq.ENOTSOCK):  # the last: its keys were changed
             raise
         return False
     return True

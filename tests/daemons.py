@@ -24,6 +24,8 @@ from typing import Any, Self
 import zmq
 
 from food.codec import pack, unpack
+from food.gate import client_keys, come_with
+from food.keys import ClientKeys, client_file, derive
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -65,7 +67,12 @@ class Node:
             "isolation_ms": 1500,
             "log_level": self.cluster.log_level,
         }
-        hello = {"settings": self.settings, "node": self.name, "nodes": self.cluster.addresses}
+        hello = {
+            "settings": self.settings,
+            "node": self.name,
+            "nodes": self.cluster.addresses,
+            "keys": self.cluster.keys.packet() if self.cluster.keys else None,
+        }
         ours.send(json.dumps({"hello": hello}).encode())
         self._pipe, self.score, self.exiting = ours, None, None
         self._thread = threading.Thread(target=self._serve, args=(ours,), daemon=True)
@@ -138,6 +145,7 @@ class Cluster:
         environment: dict[str, str] | None = None,
         log_level: str = "info",
         stores: Path | None = None,
+        plaintext: bool = False,
     ):
         """`stores`: where the nodes' stores are, when not beside their sockets, whose paths must be short."""
         self._temporary = tempfile.TemporaryDirectory(prefix="food-", dir="/tmp")
@@ -145,9 +153,19 @@ class Cluster:
         self.port, self.program, self.environment, self.log_level = port, program, environment or {}, log_level
         self.stores = stores or self.directory
         self.addresses = {f"n{i}": f"127.0.1.{i}" for i in range(1, size + 1)}
+        self.keys = None if plaintext else derive(os.urandom(64), "food", "the test")
+        self.key_file = self.directory / "client-key"
+        if self.keys:
+            self.key_file.touch(0o600)
+            self.key_file.write_text(client_file(client_keys(self.keys), "of the test"))
+        self._key_file_before: str | None = None
         self.nodes = {name: Node(self, name, address) for name, address in self.addresses.items()}
 
     def __enter__(self) -> Self:
+        """Clients in this process and its children find the key."""
+        self._key_file_before = os.environ.pop("FOOD_KEY_FILE", None)
+        if self.keys:
+            os.environ["FOOD_KEY_FILE"] = str(self.key_file)
         for node in self.nodes.values():
             node.start()
         return self
@@ -157,7 +175,17 @@ class Cluster:
             if node.process and node.process.poll() is None:
                 node.kill(signal.SIGKILL)
             node._close_pipe()
+        os.environ.pop("FOOD_KEY_FILE", None)
+        if self._key_file_before is not None:
+            os.environ["FOOD_KEY_FILE"] = self._key_file_before
         self._temporary.cleanup()
+
+    def knock(self, socket: zmq.Socket[bytes], endpoint: str, *, as_node: bool = False) -> None:
+        """Connects a bare socket, with a client's key, or a node's."""
+        if self.keys and endpoint.startswith("tcp://"):
+            keys = client_keys(self.keys)
+            come_with(socket, ClientKeys(keys.server, self.keys.node) if as_node else keys)
+        socket.connect(endpoint)
 
     def __getitem__(self, name: str) -> Node:
         return self.nodes[name]

@@ -49,6 +49,14 @@ nodelist.node.1.ring0_addr (str) = 10.0.0.2
 """
 
 
+def write_secret(path: Path, secret: bytes = bytes(range(64)), mode: int = 0o400) -> Path:
+    """A cluster's secret, as key_file names it."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(secret)
+    path.chmod(mode)
+    return path
+
+
 class FakeTools:
     def __init__(self, directory: Path) -> None:
         self.directory = directory

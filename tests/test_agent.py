@@ -24,7 +24,7 @@ from xml.etree import ElementTree
 
 import msgpack
 import pytest
-from fake_tools import FakeTools, eventually
+from fake_tools import FakeTools, eventually, write_secret
 
 from food import locks
 
@@ -54,6 +54,7 @@ class Node:
             "OCF_RESOURCE_INSTANCE": "food",
             "OCF_RESKEY_data_dir": str(directory / "data"),
             "OCF_RESKEY_user": pwd.getpwuid(os.geteuid()).pw_name,
+            "OCF_RESKEY_key_file": str(write_secret(directory / "secret")),
             "OCF_RESKEY_daemon": str(ROOT / "tests" / "fake_daemon.py"),
             "OCF_RESKEY_CRM_meta_timeout": "20000",
             "OCF_RESKEY_CRM_meta_on_node": "n1",
@@ -389,7 +390,15 @@ FRAMES: dict[str, tuple[str, dict[str, str]]] = {
     "promote": ("promote", {}),
     "demote": ("demote", {}),
     "notify": ("notify", NOTIFY),
-    "reload": ("reload-agent", {"OCF_RESKEY_watchdog_ms": "2000", "OCF_RESKEY_degraded": "true"}),
+    "reload": (
+        "reload-agent",
+        {
+            "OCF_RESKEY_watchdog_ms": "2000",
+            "OCF_RESKEY_degraded": "true",
+            "OCF_RESKEY_key_file": "",
+            "OCF_RESKEY_plaintext": "insecure-no-keys",
+        },
+    ),
 }
 
 
@@ -458,7 +467,7 @@ def test_metadata_is_complete(node: Node) -> None:
     parameters = {item.get("name"): item for item in root.iter("parameter")}
     assert parameters["port"].get("unique") == "1"
     live = {name for name, item in parameters.items() if item.get("reloadable") == "1"}
-    assert live == {"client_addresses", "watchdog_ms", "isolation_ms", "degraded", "log_level"}
+    assert live == {"client_addresses", "key_file", "plaintext", "watchdog_ms", "isolation_ms", "degraded", "log_level"}
     assert all(item.findtext("longdesc") and item.findtext("shortdesc") for item in parameters.values())
     intervals = [item.get("interval") for item in root.iter("action") if item.get("name") == "monitor"]
     assert len(set(intervals)) == 2

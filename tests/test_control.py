@@ -414,11 +414,13 @@ def test_what_is_no_request_is_refused_in_words(node: Node, name: str) -> None:
 def test_attributes_wait_until_the_role_has_come_to_rest(primary: Node) -> None:
     assert primary.orders("attributes") == []
     primary.wait_ms(ATTRIBUTE_QUIET_MS + 100)
-    assert primary.orders("attributes") == [
-        {"food-state": "primary, epoch 1, 1 of 1 in sync", "food-store": "a, start 1"}
-    ]
+    state = {"food-state": "primary, epoch 1, 1 of 1 in sync", "food-store": "a, start 1"}
+    assert primary.orders("attributes") == [state | {"food-keys": ""}]
     primary.wait_ms(5_000)
     assert len(primary.orders("attributes")) == 1
+    primary.control.keys = "keys 01020304 from /key"
+    primary.wait_ms(100)
+    assert primary.orders("attributes")[1:] == [state | {"food-keys": "keys 01020304 from /key"}]
 
 
 def test_the_guardian_hears_of_every_role(primary: Node) -> None:

@@ -59,7 +59,7 @@ def ask(node: Node, request: list[Any], within_ms: int = 2_000) -> Any:
     """One request to this node alone; None when no answer came."""
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.setsockopt(zmq.LINGER, 0)
-        dealer.connect(f"tcp://{node.endpoint}")
+        node.cluster.knock(dealer, f"tcp://{node.endpoint}")
         dealer.send(pack(request))
         return unpack(dealer.recv(), 1 << 22) if dealer.poll(within_ms) else None
 
@@ -225,7 +225,7 @@ def test_a_stopped_primary_neither_acknowledges_nor_serves_old_reads(cluster: Cl
     n1 = cluster["n1"]
     with zmq.Context() as context, context.socket(zmq.DEALER) as asking:
         asking.setsockopt(zmq.LINGER, 0)
-        asking.connect(f"tcp://{n1.endpoint}")
+        cluster.knock(asking, f"tcp://{n1.endpoint}")
         asking.send(pack([1, "r", ["get", b"key"]]))
         assert unpack(asking.recv(), 1000) == [1, 0, [b"old", old]]
         n1.kill(signal.SIGSTOP)
@@ -408,7 +408,7 @@ def test_noise_on_every_socket_is_survived(cluster: Cluster) -> None:
         for endpoint in endpoints:
             with context.socket(zmq.DEALER) as dealer:
                 dealer.setsockopt(zmq.LINGER, 500)
-                dealer.connect(endpoint)
+                cluster.knock(dealer, endpoint, as_node=True)
                 for _ in range(400):
                     noise = bytearray(dice.choice([*valid, dice.randbytes(dice.randrange(200))]))
                     for _ in range(dice.randrange(4)):
@@ -418,6 +418,9 @@ def test_noise_on_every_socket_is_survived(cluster: Cluster) -> None:
         with context.socket(zmq.PUB) as publisher:  # a peer's log, as the others hear it
             cluster["n3"].kill()
             publisher.setsockopt(zmq.LINGER, 500)
+            assert cluster.keys
+            publisher.setsockopt(zmq.CURVE_SERVER, 1)
+            publisher.setsockopt(zmq.CURVE_SECRETKEY, cluster.keys.node)
             bind(publisher, f"tcp://{cluster['n3'].address}:{PORT}")
             time.sleep(0.5)
             for _ in range(400):

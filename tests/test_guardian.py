@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_tools import FakeTools, eventually
+from fake_tools import FakeTools, eventually, write_secret
 
 from food import locks
 from food.guardian import NodeBook
@@ -31,6 +31,8 @@ class Guarded:
         self.tools = FakeTools(directory / "tools")
         self.run_dir = directory / "run"
         self.arguments = ["--id", "food", "--run-dir", str(self.run_dir), "--data-dir", str(directory / "data")]
+        self.secret = write_secret(directory / "secret")
+        self.arguments += ["--key-file", str(self.secret)]
         self.arguments += ["--user", pwd.getpwuid(os.geteuid()).pw_name, "--daemon", str(DAEMON)]
         self.directory = directory
         self.environment = {**os.environ, **self.tools.environment(), "PYTHONPATH": str(ROOT)}

@@ -45,8 +45,8 @@ def test_install_twice_and_remove(tmp_path: Path) -> None:
         [ "$(stat -c '%a %U' /var/lib/food)" = '755 root' ]
         [ "$(head -1 /usr/lib/ocf/resource.d/food/food)" = '#!/usr/bin/python3 -Es' ]
         [ "$(head -1 /usr/local/bin/food)" = '#!/usr/bin/python3 -Es' ]
-        cd / && /usr/local/bin/food --version && /usr/local/bin/food --id a --check
-        OCF_RESOURCE_INSTANCE=a /usr/lib/ocf/resource.d/food/food validate-all
+        cd / && /usr/local/bin/food --version && /usr/local/bin/food --id a --plaintext insecure-no-keys --check
+        OCF_RESOURCE_INSTANCE=a OCF_RESKEY_plaintext=insecure-no-keys /usr/lib/ocf/resource.d/food/food validate-all
         OCF_RESOURCE_INSTANCE=a /usr/lib/ocf/resource.d/food/food meta-data | grep -q '<version>1.1'
         ls /usr/local/lib/food/food/__pycache__ | grep -q guardian
         ! command -v systemd-analyze >/dev/null || systemd-analyze verify /usr/local/lib/systemd/system/food@a.service

@@ -32,6 +32,7 @@ from food.core.message import (
 from food.core.replica import Replica
 from food.core.snapshot import Source
 from food.core.state import State
+from food.keys import derive
 from food.status import report, summary
 from food.transport import Transport
 
@@ -45,7 +46,7 @@ NODES = ("n1", "n2", "n3", "n4", "n5")
 @pytest.fixture
 def transport() -> Iterator[Transport]:
     with tempfile.TemporaryDirectory(prefix="food-", dir="/tmp") as name:
-        opened = Transport("127.0.3.1", PORT, Path(name))
+        opened = Transport("127.0.3.1", PORT, Path(name), keys=derive(bytes(64), "food", "/k"))
         opened.set_peers({f"n{number}": f"127.0.3.{number}" for number in range(2, 6)})
         yield opened
         opened.close()

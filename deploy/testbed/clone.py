@@ -69,6 +69,13 @@ class Operator:
         self.operator(*argv)
         self.settle()
 
+    def client_env(self) -> dict[str, str]:
+        """What a client on the client host needs: the key, which a node gives out."""
+        path = self.lab.directory / "client-key"
+        path.touch(0o600)
+        path.write_text(self.lab.run(self.on()[0], ["foodctl", "--id", RESOURCE, "client-key"]).stdout)
+        return {"FOOD_KEY_FILE": str(path)}
+
     def primary(self) -> str:
         node = floors.promoted_node(self.lab, self.resource)
         if node is None:
