@@ -6,6 +6,7 @@ import html
 import re
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from testbed import floors
@@ -69,11 +70,11 @@ class Operator:
         self.operator(*argv)
         self.settle()
 
-    def client_env(self) -> dict[str, str]:
-        """What a client on the client host needs: the key, which a node gives out."""
-        path = self.lab.directory / "client-key"
+    def client_env(self, directory: Path) -> dict[str, str]:
+        """What a client elsewhere needs: the key, which a node gives out, in a file."""
+        path = directory / f"client-key-{self.resource.encode().hex()}"
         path.touch(0o600)
-        path.write_text(self.lab.run(self.on()[0], ["foodctl", "--id", RESOURCE, "client-key"]).stdout)
+        path.write_text(self.lab.run(self.on()[0], ["foodctl", "--id", self.resource, "client-key"]).stdout)
         return {"FOOD_KEY_FILE": str(path)}
 
     def primary(self) -> str:

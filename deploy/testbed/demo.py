@@ -84,7 +84,9 @@ class Demo(Operator):
         argv += ["--writers", str(WRITERS), "--readers", str(READERS), "--rate", str(RATE)]
         log = self.history.with_suffix(".log")
         with log.open("w") as output:
-            self._load = self.lab.popen_client(argv, env=self.client_env(), stdout=output, stderr=output)
+            self._load = self.lab.popen_client(
+                argv, env=self.client_env(self.history.parent), stdout=output, stderr=output
+            )
             try:
                 time.sleep(BEFORE_S)
                 yield

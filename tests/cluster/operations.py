@@ -133,7 +133,7 @@ class Cluster(Operator):
         argv += ["--seconds", "3600", "--writers", str(writers), "--readers", str(readers), "--rate", str(rate), *more]
         path.touch()
         with path.with_suffix(".log").open("w") as log:
-            process = self.lab.popen(host, argv, env=self.client_env(), stdout=log, stderr=log)
+            process = self.lab.popen(host, argv, env=self.client_env(self.directory), stdout=log, stderr=log)
             running = Load(path, process, name)
             try:
                 self.lab.wait(lambda: running.acknowledged() >= FIRST_ACKS, FIRST_ACKS_S, f"{name}'s first writes")
