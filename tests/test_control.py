@@ -502,7 +502,7 @@ def test_an_adopt_is_answered_when_the_guardian_has_it_and_the_score_comes_at_on
     assert reply == [{"v": 1, "rc": 0, "reason": ""}]
     assert outside.scores() == [10] and outside.request("monitor")[0]["rc"] == 0
     outside.wait_ms(ATTRIBUTE_QUIET_MS + 100)
-    assert list(outside.orders("attributes")[0]) == ["other-state", "other-store"]
+    assert list(outside.orders("attributes")[0]) == ["other-state", "other-store", "other-keys"]
 
 
 def test_an_adopt_that_the_guardian_refuses_says_why(outside: Node) -> None:

@@ -40,6 +40,7 @@ class External(Node):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
+        secret = self.environment.pop("OCF_RESKEY_key_file")
         for name in ("OCF_RESKEY_daemon", "OCF_RESKEY_data_dir", "OCF_RESKEY_user", "FAKE_DAEMON"):
             del self.environment[name]
         self.environment["OCF_RESKEY_external"] = "true"
@@ -48,6 +49,7 @@ class External(Node):
         (self.tools.directory / "nodelist").write_text(nodes)
         user = pwd.getpwuid(os.geteuid()).pw_name
         self.options = f"--run-dir {self.run_dir} --data-dir {directory}/data --user {user} --port {PORT}"
+        self.options += f" --key-file {secret}"
         self.unit: subprocess.Popen[bytes] | None = None
 
     def enable(self) -> None:
@@ -91,7 +93,7 @@ class External(Node):
 
     @contextlib.contextmanager
     def client(self) -> Iterator[Client]:
-        with Client([f"{ADDRESS}:{PORT + 2}"], timeout_s=PATIENT_S) as client:
+        with Client([str(self.run_dir / "client.sock")], timeout_s=PATIENT_S) as client:
             yield client
 
 

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from fake_tools import FakeTools, eventually, write_secret
 
-from food import locks
+from food import locks, settings
 from food.guardian import NodeBook
+from food.keys import derive
 from food.pacemaker import read_node_list
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -240,11 +241,111 @@ def test_reloaded_parameters_are_settled_and_told(guarded: Guarded) -> None:
     config = guarded.directory / "food.toml"
     config.write_text("isolation_ms = 2500\n")
     guarded.up("backup", 100, "--config", str(config), "--isolation-ms", "3000")
-    guarded.say({"settings": {"watchdog_ms": "700", "isolation_ms": None, "degraded": "true", "log_level": None}})
+    more = {"watchdog_ms": "700", "isolation_ms": None, "degraded": "true", "log_level": None}
+    guarded.say({"settings": more | {"key_file": str(guarded.secret)}})
     told = eventually("settings", lambda: [p["settings"] for p in guarded.heard() if "settings" in p])[0]
     assert (told["watchdog_ms"], told["isolation_ms"], told["degraded"]) == (700, 2500, True)
     os.kill(guarded.daemon_pid, signal.SIGSTOP)
     eventually("new limit", lambda: "stood still" in guarded.reason, 1.2)
+
+
+# Keys
+
+
+def test_hello_carries_the_keys_and_nothing_else_does(guarded: Guarded) -> None:
+    guarded.start()
+    hello = eventually("hello", guarded.heard)[0]["hello"]
+    assert hello["keys"] == derive(bytes(range(64)), "food", str(guarded.secret)).packet()
+    for secret in (hello["keys"]["node"], hello["keys"]["client"]):
+        assert secret not in json.dumps(hello["settings"])
+        for pid in (guarded.process.pid, guarded.daemon_pid):  # type: ignore[union-attr]
+            for file in ("cmdline", "environ"):
+                assert secret.encode() not in Path(f"/proc/{pid}/{file}").read_bytes()
+
+
+def test_a_reload_reads_the_key_file_again(guarded: Guarded) -> None:
+    guarded.up()
+    other = write_secret(guarded.directory / "other", bytes(range(100, 164)))
+
+    def told(number: int) -> dict[str, Any]:
+        packets = eventually("settings", lambda: [p for p in guarded.heard() if "settings" in p][number - 1 :])
+        return dict(packets[0])
+
+    guarded.say({"settings": {"key_file": str(guarded.secret)}})
+    assert "keys" not in told(1), "the same: no connection need be cut for it"
+    guarded.say({"settings": {"key_file": str(other)}})
+    assert told(2)["keys"] == derive(bytes(range(100, 164)), "food", str(other)).packet()
+    write_secret(other, bytes(range(64)))
+    guarded.say({"settings": {"key_file": str(other)}})
+    assert told(3)["keys"]["name"] == derive(bytes(range(64)), "food", "").name
+    guarded.say({"settings": {"key_file": f"{other}.gone"}})  # stays with what it has
+    guarded.say({"settings": {"plaintext": settings.INSECURE}})
+    assert told(4)["keys"] is None
+
+
+AS_ROOT = (("of a group", "has mode 0440"), ("another's", "belongs to another user: chown root"))
+
+
+def wrong_secret(guarded: Guarded, fault: str) -> None:
+    path = guarded.secret
+    match fault:
+        case "gone":
+            path.unlink()
+        case "short":
+            write_secret(path, bytes(31))
+        case "long":
+            write_secret(path, bytes(65537))
+        case "readable":
+            write_secret(path, mode=0o444)
+        case "of a group":
+            write_secret(path, mode=0o440)
+            os.chown(path, -1, 12345)
+        case "writable":
+            write_secret(path, mode=0o620)
+        case "another's":
+            os.chown(path, 12345, -1)
+        case "directory":
+            path.unlink()
+            path.mkdir()
+        case "pipe":
+            path.unlink()
+            os.mkfifo(path, 0o400)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("gone", "is not there: put the same file on every node, or unset key_file"),
+        ("short", "has 31 bytes: must have 32 to 65536, random ones"),
+        ("long", "has more bytes: must have 32 to 65536"),
+        ("readable", "has mode 0444, open to others: chmod 0400"),
+        ("writable", "has mode 0620, open to others: chmod 0400"),
+        ("directory", "is not a regular file"),
+        ("pipe", "is not a regular file"),
+        *(
+            [("of a group", "has mode 0440"), ("another's", "belongs to another user: chown root")]
+            * (os.geteuid() == 0)
+        ),
+    ],
+)
+@pytest.mark.parametrize("switch", [(), ("--check",)])
+def test_a_key_file_that_is_not_safe_is_refused(
+    guarded: Guarded, fault: str, words: str, switch: tuple[str, ...]
+) -> None:
+    wrong_secret(guarded, fault)
+    refused = guarded.start(*switch)
+    assert refused.wait(5) == 2
+    assert refused.stderr
+    text = refused.stderr.read()
+    assert words in text and str(guarded.secret) in text
+    assert not guarded.heard()
+
+
+def test_plaintext_is_asked_for_in_so_many_words(guarded: Guarded) -> None:
+    guarded.arguments.remove("--key-file")
+    guarded.arguments.remove(str(guarded.secret))
+    guarded.start("--plaintext", "insecure-no-keys")
+    assert eventually("hello", guarded.heard)[0]["hello"]["keys"] is None
 
 
 def test_wrong_packets_are_survived(guarded: Guarded) -> None:
