@@ -8,6 +8,7 @@ import msgpack
 import pytest
 
 from food.core import donor as donor_module
+from food.core import local as local_module
 from food.core import snapshot as snapshot_module
 from food.core.donor import READER_PATIENCE_MS, SOURCE_IDLE_MS, Donor
 from food.core.entries import pack_members
@@ -226,6 +227,44 @@ def test_what_was_not_given_does_not_add_up(local: Local, slow: None) -> None:
     for number in (1, 2):
         donor.on_fetch_chunk(B, FetchChunk(EPOCH, AT, number), 1_000_000)
     assert len(given(local)) == 1
+
+
+def test_what_is_written_is_given_beside_the_pace(local: Local, slow: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a backup would never be level with a fast writer."""
+    monkeypatch.setattr(donor_module, "RANGE_MOST_BYTES", 1)
+    donor = Donor(local)
+    donor.on_fetch(B, Fetch(EPOCH, 12), 0)
+    given(local)
+    donor.on_fetch(B, Fetch(EPOCH, 13), 0)
+    assert served(local, donor, 0) == []
+    local.append([Entry(23, EPOCH, Kind.COMMAND, msgpack.packb([0, 0, 0, "put", b"k", b"v"]))])
+    assert served(local, donor, 0) == ["n2"]
+
+
+def test_a_reader_that_would_have_to_begin_anew_gets_all_it_can_take(
+    local: Local, slow: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_module, "KEEP_BYTES", 0)
+    monkeypatch.setattr(local_module, "HOLD_BYTES", 10 * local.log.size)
+    donor = Donor(local)
+    donor.on_fetch(B, Fetch(EPOCH, 0), 0)
+    for number in (1, 2, 3):
+        donor.on_fetch_chunk(B, FetchChunk(EPOCH, AT, number), 0)
+    # A tenth of the memory is taken, so two of nineteen keys are given at once; from there on the pace holds.
+    assert len(given(local)) == 3
+    monkeypatch.setattr(local_module, "HOLD_BYTES", 2 * local.log.size)
+    assert served(local, donor, 0) == ["n2"]
+
+
+def test_what_was_given_in_haste_is_not_waited_for(local: Local, slow: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(donor_module, "RANGE_MOST_BYTES", 1)
+    donor = Donor(local)
+    for _ in range(1_000):
+        donor.on_fetch(B, Fetch(Epoch(2, B.store), 12), 0)
+    given(local)
+    donor.on_fetch(C, Fetch(EPOCH, 12), 0)
+    assert served(local, donor, 5) == []
+    assert served(local, donor, 11) == ["n3"]
 
 
 def test_a_candidate_gets_all_it_can_take(local: Local, slow: None) -> None:

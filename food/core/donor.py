@@ -5,7 +5,7 @@ The log behind a snapshot is held until its reader has fetched it: else, under l
 again before the snapshot has arrived. Knows nothing of roles; food/core/replica.py has checked who may ask.
 
 What a primary gives is paced: its loop, and the processors it may share with its clients, are for their writes first.
-A request that comes too soon waits in `due`.
+A request that comes too soon waits in `due`. Only a reader that would otherwise have to begin anew gets all it can.
 """
 
 from __future__ import annotations
@@ -35,20 +35,36 @@ class Donor:
         self._waiting: dict[str, tuple[Member, Fetch | FetchChunk]] = {}  # by store, in order of asking
         self._purse = PACE_BURST_BYTES  # bytes that may be given now; below 0 after the last piece
         self._purse_ms: int | None = None  # when it was last filled
+        self._appended = local.log.appended  # by then
 
     # --- Pace ---
 
     def _affords(self, sender: Member, fetch: Fetch | FetchChunk, now_ms: int) -> bool:
         """Whether it may be answered now; else it waits. A candidate serves nobody: it gets all it can take."""
         self._waiting.pop(sender.store, None)
-        if sender.store == fetch.epoch.candidate:
+        if sender.store == fetch.epoch.candidate or self._losing():
             return True
-        passed_ms = now_ms - (now_ms if self._purse_ms is None else self._purse_ms)
-        self._purse_ms = now_ms
-        self._purse = min(PACE_BURST_BYTES, self._purse + passed_ms * PACE_BYTES_PER_MS)
+        self._fill(now_ms)
         if self._purse <= 0:
             self._waiting[sender.store] = (sender, fetch)
         return self._purse > 0
+
+    def _fill(self, now_ms: int) -> None:
+        """What is written is given beside the pace: else a reader would never be level with a fast writer."""
+        passed_ms = now_ms - (now_ms if self._purse_ms is None else self._purse_ms)
+        appended = self._local.log.appended
+        more = passed_ms * PACE_BYTES_PER_MS + max(0, appended - self._appended)
+        self._purse = min(PACE_BURST_BYTES, self._purse + more)
+        self._purse_ms, self._appended = now_ms, appended
+
+    def _pay(self, cost: int) -> None:
+        """What was given in haste is not waited for afterwards."""
+        self._purse = max(self._purse - cost, -PACE_BURST_BYTES)
+
+    def _losing(self) -> bool:
+        """Whether more is taken of the memory for the log behind the snapshot than was given of the snapshot."""
+        source = self._source
+        return source is not None and not source.ended and self._local.held_part * source.keys > source.given_keys
 
     def due(self) -> list[tuple[Member, Fetch | FetchChunk]]:
         """Requests that waited, to be judged afresh: who may ask may have changed meanwhile."""
@@ -65,7 +81,7 @@ class Donor:
             if not self._affords(sender, fetch, now_ms):
                 return
             entries = log.after(fetch.after, RANGE_MOST_BYTES)
-            self._purse -= sum(len(entry.data) + ITEM_BYTES for entry in entries)
+            self._pay(sum(len(entry.data) + ITEM_BYTES for entry in entries))
             local.send(sender.node, Range(fetch.epoch, log.position(fetch.after), entries, local.commit))
         elif fetch.after < log.base.index:
             self._give(sender, fetch, None, now_ms)
@@ -87,7 +103,7 @@ class Donor:
             chunk = source.chunk(fetch.epoch, 0)
         assert chunk is not None, "piece 0 is there from the start"
         self._read_ms = now_ms
-        self._purse -= source.cost
+        self._pay(source.cost)
         self._hold(sender.store, chunk.at.index, now_ms)
         self._local.send(sender.node, chunk)
 

@@ -37,7 +37,7 @@ class Log:
     def __init__(self, base: Position = START, members: MemberList | None = None, entries: Iterable[Entry] = ()):
         self.base = base
         self._entries: list[Entry] = []
-        self.size = 0  # bytes of memory that the entries take, about
+        self.appended = self._dropped = 0  # bytes of memory, about
         # (index, list), ascending; index 0..base.index for the one that the compacted part ended with.
         self._lists: list[tuple[int, MemberList]] = [(base.index, members)] if members else []
         self.append(entries)
@@ -58,6 +58,11 @@ class Log:
     def members_index(self) -> int:
         """Index of the entry that set the ruling list."""
         return self._lists[-1][0] if self._lists else 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory that the entries take, about."""
+        return self.appended - self._dropped
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -96,7 +101,7 @@ class Log:
             assert entry.index == last.index + 1, f"entry {entry.index} behind {last.index}: a hole"
             assert entry.epoch >= last.epoch, f"entry {entry.index}: epoch {entry.epoch} behind {last.epoch}"
             self._entries.append(entry)
-            self.size += ENTRY_BYTES + len(entry.data)
+            self.appended += ENTRY_BYTES + len(entry.data)
             if entry.kind == Kind.MEMBERS:
                 self._lists.append((entry.index, unpack_members(entry.data)))
 
@@ -117,7 +122,7 @@ class Log:
             self._lists.insert(0, (index, members))
 
     def _drop(self, start: int, stop: int) -> None:
-        self.size -= sum(ENTRY_BYTES + len(entry.data) for entry in self._entries[start:stop])
+        self._dropped += sum(ENTRY_BYTES + len(entry.data) for entry in self._entries[start:stop])
         del self._entries[start:stop]
 
     def beyond(self, most_bytes: int, most_entries: int) -> int:

@@ -85,6 +85,11 @@ class Local:
         """Whom it takes to found the cluster: every node of Corosync's list, or those that an operator named."""
         return self.founders if self.founders and {*self.founders} <= {*self.nodes} else self.nodes
 
+    @property
+    def held_part(self) -> float:
+        """How much is taken of the memory for entries that somebody is about to fetch: at 1 the oldest go."""
+        return (self.log.size - KEEP_BYTES) / (HOLD_BYTES - KEEP_BYTES)
+
     def peers(self) -> list[str]:
         """Every other node worth talking to: those that Corosync names and those that vote."""
         listed = {member.node for member in self.log.members.members} if self.log.members else set()
