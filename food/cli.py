@@ -148,6 +148,7 @@ def _member_parsers(member: argparse.ArgumentParser) -> None:
         )
     first = verb("found", _member_found, "The very first start with fewer nodes than Corosync's list has (README).")
     first.add_argument("nodes", nargs="+", metavar="node", help="every node that is to be a member, all empty")
+    first.add_argument("--yes", action="store_true", help="the other nodes never had data of this cluster")
 
 
 # --- Commands ---
@@ -302,7 +303,7 @@ def _member_change(options: argparse.Namespace) -> int:
 def _member_found(options: argparse.Namespace) -> int:
     nodes = sorted(set(options.nodes))
     with _client(options) as client:
-        view = found(client, nodes, options.timeout or WAIT_S, _progress_line())
+        view = found(client, nodes, options.yes, options.timeout or WAIT_S, _progress_line())
     voters = sorted(view.voting)
     text = f"founded: member list {view.number}: {', '.join(voters)}; {meaning(voters)}"
     _tell(options, text, {"number": view.number, "members": voters})

@@ -7,7 +7,7 @@ again. That each step is safe is food/core/members.py's business, at the primary
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from .calls import Behind, ListChanged, OutcomeUnknown, Refused, Unavailable
@@ -105,16 +105,23 @@ def change(client: Client, op: str, node: str, force: bool, wait_s: float, tell:
         _wait(step.why, deadline, tell)
 
 
-def found(client: Client, nodes: Sequence[str], wait_s: float, tell: Tell) -> View:
+def found(client: Client, nodes: Sequence[str], sure: bool, wait_s: float, tell: Tell) -> View:
     """Tells every named node with whom it is to found the cluster, and waits for the founding. Raises FoodError."""
     deadline = time.monotonic() + wait_s
     status = client.status()
     if not any(status.answers.values()):
         raise Unavailable(f"no node answered: {', '.join(status.answers)}")
+    if ruling := _founded(status):
+        if {*ruling.voting} == {*nodes}:
+            return ruling  # done already
+        raise Refused(f"founded already: member list {ruling.number} is {', '.join(sorted(ruling.voting))}")
     ways = _ways(status)
     lost = [node for node in nodes if node not in ways]
     if lost:
         raise Refused(f"no way to {', '.join(lost)} is known: food must run there; or name it in --endpoints")
+    without = ", ".join(sorted(_named(status) - {*nodes}))
+    if without and not sure:
+        raise Refused(f"founds an empty cluster without {without}: say --yes if none of them ever had data of it")
     told: list[str] = []
     for node in nodes:
         try:
@@ -126,23 +133,35 @@ def found(client: Client, nodes: Sequence[str], wait_s: float, tell: Tell) -> Vi
         told.append(node)
         tell(f"{node} was told")
     while True:
-        answers = [answer for answer in client.status().answers.values() if answer]
-        views = [view for view in map(view_of, answers) if view.number]
-        if views:
-            return views[0]
+        status = client.status()
+        if ruling := _founded(status):
+            return ruling
+        answers = [answer for answer in status.answers.values() if answer]
         _wait("; ".join(_why(answer) for answer in answers) or "no node answers", deadline, tell)
 
 
 def _ways(status: Status) -> dict[str, str]:
     """Where each node answers clients: as asked just now, or as the others say."""
-    ways: dict[str, str] = {}
+    ways = {row["node"]: str(row["endpoint"]) for row in _rows(status) if row.get("endpoint")}
+    asked = {str(answer.get("node")): endpoint for endpoint, answer in status.answers.items() if answer}
+    return ways | asked
+
+
+def _founded(status: Status) -> View | None:
+    return next((view for view in map(view_of, filter(None, status.answers.values())) if view.number), None)
+
+
+def _named(status: Status) -> set[str]:
+    """Every node that those that answer know: Corosync's."""
+    return {row["node"] for row in _rows(status)}
+
+
+def _rows(status: Status) -> Iterator[dict[str, Any]]:
     for answer in filter(None, status.answers.values()):
         for row in answer.get("members") or []:
             match row:
-                case {"node": str(node), "endpoint": str(endpoint)}:
-                    ways.setdefault(node, endpoint)
-    asked = {str(answer.get("node")): endpoint for endpoint, answer in status.answers.items() if answer}
-    return ways | asked
+                case {"node": str(_)}:
+                    yield row
 
 
 def _why(answer: dict[str, Any]) -> str:

@@ -170,7 +170,7 @@ def test_every_named_node_is_told_where_it_answers() -> None:
         [Members(0, []), Members(0, [])],
     )
     said: list[str] = []
-    assert found(client, ["n1", "n2"], 5, said.append).number == 1
+    assert found(client, ["n1", "n2"], False, 5, said.append).number == 1
     assert client.asked == [(A, ["n1", "n2"]), ("10.0.0.2:10001", ["n1", "n2"])]
     assert said == ["n1 was told", "n2 was told", "n1: awaiting n3; n2: ?"]
 
@@ -178,23 +178,38 @@ def test_every_named_node_is_told_where_it_answers() -> None:
 def test_a_node_that_refuses_is_named_and_those_that_were_told() -> None:
     client = Scripted([Status(None, {A: unfounded(row("n2", "s", endpoint="x:1"))})], [Members(0, []), Refused("no")])
     with pytest.raises(Refused, match="n2: no; told already: n1: name every node of Corosync's list instead"):
-        found(client, ["n1", "n2"], 5, print)
+        found(client, ["n1", "n2"], False, 5, print)
     client = Scripted([Status(None, {A: unfounded()})], [Unavailable("no answer")])
     with pytest.raises(Unavailable, match=r"^n1: no answer$"):
-        found(client, ["n1"], 5, print)
+        found(client, ["n1"], False, 5, print)
 
 
 def test_a_node_that_nobody_knows_and_a_cluster_that_does_not_answer() -> None:
     with pytest.raises(Refused, match="no way to n8, n9 is known"):
-        found(Scripted([Status(None, {A: unfounded()})], []), ["n1", "n8", "n9"], 5, print)
+        found(Scripted([Status(None, {A: unfounded()})], []), ["n1", "n8", "n9"], False, 5, print)
     with pytest.raises(Unavailable, match="no node answered: a:1"):
-        found(Scripted([Status(None, {A: None})], []), ["n1"], 5, print)
+        found(Scripted([Status(None, {A: None})], []), ["n1"], False, 5, print)
+
+
+def test_what_is_founded_already_is_done_or_refused() -> None:
+    ruling = look(row("n1", "s1"), row("n2", "s2"), number=1)
+    assert found(Scripted([ruling], []), ["n2", "n1"], False, 5, print).number == 1
+    with pytest.raises(Refused, match="founded already: member list 1 is n1, n2"):
+        found(Scripted([ruling], []), ["n1"], False, 5, print)
+
+
+def test_founding_without_a_node_that_is_known_wants_a_word_more() -> None:
+    looks = [Status(None, {A: unfounded(row("n1", "s1"), row("n3", "", False, False), {"node": 7})})]
+    with pytest.raises(Refused, match="founds an empty cluster without n3: say --yes if none of them ever had data"):
+        found(Scripted(looks, []), ["n1"], False, 5, print)
+    client = Scripted([*looks, look(VOTER, number=1)], [Members(0, [])])
+    assert found(client, ["n1"], True, 5, lambda text: None).number == 1
 
 
 def test_waiting_for_the_founding_ends() -> None:
     client = Scripted([Status(None, {A: unfounded(why="ready")}), Status(None, {A: None})], [Members(0, [])])
     with pytest.raises(Unavailable, match="no node answers; run the same command again"):
-        found(client, ["n1"], 0, print)
+        found(client, ["n1"], False, 0, print)
 
 
 # --- What the primary answers, and the retry rules ---

@@ -119,12 +119,16 @@ def test_two_of_three_found_and_the_third_is_added(capsys: pytest.CaptureFixture
         assert "no way to n9 is known" in capsys.readouterr().err
         foodctl(cluster, "list")
         assert capsys.readouterr().out == "No member list: nothing is founded yet, as n2 knows it.\n"
-        words = ["--endpoints", n2.endpoint, "--timeout", "2", "member", "found", "n1", "n2"]
+        words = ["--endpoints", n2.endpoint, "--timeout", "2", "member", "found", "n1", "n2", "--yes"]
         assert cli.main(words) == 3  # told, and Pacemaker has not promoted anybody yet
         assert "ready for the first start" in capsys.readouterr().err
         cluster.promote("n1")
-        foodctl(cluster, "found", "n1", "n2", code=6)
-        assert "n1: n1 has a log: its cluster is founded already" in capsys.readouterr().err
+        foodctl(cluster, "found", "n1", "n2")  # again: done already
+        assert capsys.readouterr().out == "founded: member list 1: n1, n2; both must be up for writes\n"
+        foodctl(cluster, "found", "n1", code=6)
+        assert "founded already: member list 1 is n1, n2" in capsys.readouterr().err
+        refused = ask(n1, [0, "m", ["found", ["n1"]]])
+        assert refused == [0, "refused", {"text": "n1 has a log: its cluster is founded already"}]
         n3.start()
         foodctl(cluster, "add", "n3")
         assert "member list 2: n1, n2, n3" in capsys.readouterr().out

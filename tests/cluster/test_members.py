@@ -137,7 +137,7 @@ def test_three_of_four_found_by_command_and_the_fourth_is_added(growing: Cluster
     lab.list_nodes("n1", "n2", "n3", "n4")
     create(growing)
     state_says(growing, "n1", "first start needs every node once: awaiting n4")
-    growing.say(growing.operator("foodctl", "member", "found", "n1", "n2", "n3", node="n2").strip())
+    growing.say(growing.operator("foodctl", "member", "found", "n1", "n2", "n3", "--yes", node="n2").strip())
     whole(growing, "n1", "n2", "n3")
     with growing.load(nodes=["n1", "n2", "n3"]) as load:
         lab.start("n4")

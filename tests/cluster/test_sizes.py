@@ -73,7 +73,7 @@ def fewer_than_nodes(lab: Lab, figures: Any) -> Cluster:
         return all(words in state for state in cluster.states().values())
 
     cluster.wait(told, "the word on what is missing")
-    cluster.operator("foodctl", "--id", FEW, "member", "found", *cluster.hosts, node=cluster.hosts[0])
+    cluster.operator("foodctl", "--id", FEW, "member", "found", *cluster.hosts, "--yes", node=cluster.hosts[0])
     cluster.settle()
     with cluster.load() as load:
         victim, pid = cluster.primary(), cluster.daemon(cluster.primary())
