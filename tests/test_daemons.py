@@ -326,6 +326,34 @@ def test_a_backup_that_was_down_for_long_catches_up_by_snapshot() -> None:
         assert found.log.base.index > before and found.log.members and len(found.log.members.members) == 3
 
 
+def test_a_backup_killed_while_it_receives_a_snapshot_is_what_it_was() -> None:
+    """What was put aside counts for nothing; and status says how much has come."""
+    slow = {"PACE_BYTES_PER_MS": "10"}
+    with Cluster(3, PORT, program=[str(HERE / "small_limits.py")], environment=slow) as cluster:
+        cluster.promote("n1")
+        with client(cluster) as writer:
+            writer.put(b"first", b"x")
+            level(cluster)
+            cluster["n3"].kill()
+            for number in range(200):
+                writer.put(b"key %d" % number, b"x" * 100)
+        cluster["n3"].start()
+
+        def states() -> list[str]:
+            rows = [row for name in ("n1", "n3") for row in report(cluster[name]).get("members", [])]
+            return [row["state"] for row in rows if row["node"] == "n3"]
+
+        def halfway() -> bool:
+            return len(found := states()) == 2 and all(" of 201 keys" in state for state in found)
+
+        wait(halfway, 20, "n3 receives no snapshot, or nobody says so")
+        cluster["n3"].kill()
+        found = recovered(cluster["n3"])
+        assert list(found.state.rows) == [b"first"] and found.commit == found.log.last.index
+        cluster["n3"].start()
+        level(cluster, within_s=30)
+
+
 def test_a_total_restart_loses_nothing(cluster: Cluster) -> None:
     with client(cluster) as writer:
         revisions = {b"%d" % number: writer.put(b"%d" % number, b"v") for number in range(100)}
