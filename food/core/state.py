@@ -145,12 +145,12 @@ class View:
 
 
 # op: (types of its arguments), beside the three numbers in front.
-_OPS: dict[str, tuple[type, ...]] = {
-    "open": (),
-    "close": (int,),
-    "put": (bytes, bytes),
-    "del": (bytes,),
-    "cas": (bytes, int, bytes),
+_OPS: dict[str, list[type]] = {
+    "open": [],
+    "close": [int],
+    "put": [bytes, bytes],
+    "del": [bytes],
+    "cas": [bytes, int, bytes],
 }
 
 
@@ -167,7 +167,7 @@ def decode(command: bytes) -> tuple[int, int, int, str, list[Any]]:
             ops = ", ".join(_OPS)
             raise BadCommand("bad_request", f"a command is [session, seq, done, op, args…], op one of {ops}")
     types = _OPS[op]
-    if len(args) != len(types) or not all(type(a) is t for a, t in zip(args, types, strict=True)):
+    if list(map(type, args)) != types:
         raise BadCommand("bad_request", f"{op} takes {', '.join(t.__name__ for t in types) or 'no arguments'}")
     return session, seq, done, op, args
 
