@@ -56,6 +56,9 @@ class Link:
             raise ConnectionError("the connection was closed")
         return line[:-2].decode()
 
+    def read(self, size: int) -> bytes:
+        return self._file.read(size)
+
 
 class Load:
     def __init__(self, endpoints: Sequence[str], rate: float, out: TextIO):
@@ -85,12 +88,11 @@ class Load:
                 time.sleep(LOOK_EVERY_S)
 
     def _absent(self) -> int:
-        link = Link(self.primary or self.endpoints[0], ANSWER_TIMEOUT_S)
         found = 0
-        for first in range(0, len(self.acked), KEYS_AT_ONCE):
-            link.send(["EXISTS", *self.acked[first : first + KEYS_AT_ONCE]])
-            found += int(link.line().removeprefix(":"))
-        link.close()
+        with contextlib.closing(Link(self.primary or self.endpoints[0], ANSWER_TIMEOUT_S)) as link:
+            for first in range(0, len(self.acked), KEYS_AT_ONCE):
+                link.send(["EXISTS", *self.acked[first : first + KEYS_AT_ONCE]])
+                found += int(link.line().removeprefix(":"))
         return len(self.acked) - found
 
     def _look(self, endpoint: str) -> None:
@@ -101,7 +103,7 @@ class Load:
                 link = link or Link(endpoint, LOOK_TIMEOUT_S)
                 link.send(["INFO", "replication"])
                 size = int(link.line().removeprefix("$"))
-                if "role:master" in link._file.read(size + 2).decode():
+                if b"role:master" in link.read(size + 2):
                     self.primary = endpoint
                 elif self.primary == endpoint:
                     self.primary = ""

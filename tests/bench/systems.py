@@ -104,10 +104,11 @@ class System:
 
 
 class Food(System):
-    """The daemons as tests run them, without Pacemaker; the load is `foodctl bench`."""
+    """The daemons as tests run them, without Pacemaker, with keys; the load is `foodctl bench`."""
 
     name = "food"
     subnet = 1
+    plaintext = False
 
     @classmethod
     def version(cls) -> str:
@@ -123,7 +124,9 @@ class Food(System):
     def _start(self) -> None:
         from daemons import Cluster  # needs pyzmq, which the program looks for first
 
-        self._cluster = Cluster(SIZE, port=self.port, log_level="warning", stores=self.directory)
+        self._cluster = Cluster(
+            SIZE, port=self.port, log_level="warning", stores=self.directory, plaintext=self.plaintext
+        )
         self._cluster.__enter__()
         self._cluster.promote("n1")
 
@@ -133,6 +136,12 @@ class Food(System):
     def _end(self) -> None:
         if hasattr(self, "_cluster"):
             self._cluster.__exit__(None, None, None)
+
+
+class Plaintext(Food):
+    name = "plaintext"
+    unlike = "food without keys, for what they cost"
+    plaintext = True
 
 
 class Etcd(System):
@@ -219,7 +228,7 @@ class Redis(System):
         return ""
 
 
-SYSTEMS: dict[str, type[System]] = {system.name: system for system in (Food, Etcd, Redis)}
+SYSTEMS: dict[str, type[System]] = {system.name: system for system in (Food, Plaintext, Etcd, Redis)}
 
 
 def free_ports(addresses: Sequence[str], count: int = 3) -> int:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes and reads a second of food beside etcd and Redis: three servers each, on one disk, under the same load.
 
-    tests/bench/throughput.py [--rounds 5] [--seconds 4] [--clients 1,64,500] [--systems food,etcd,redis] [--report F]
+    tests/bench/throughput.py [--rounds 5] [--seconds 4] [--clients 1,64,500] [--systems food,etcd] [--report FILE]
 
 In each round the systems run one after another, never two at once, in an order that turns from round to round. Ratios
 are taken pair by pair within a round; what is printed are medians of the rounds. etcd and Redis come from Debian's
@@ -36,6 +36,7 @@ from testbed import LabError, packages, plot
 
 HEADINGS = {"writes": "Writes", "reads": "Reads, linearizable but for Redis"}
 KINDS = tuple(HEADINGS)
+LABELS = {"plaintext": "food, plaintext", "redis": "Redis"}
 STAGE_EXTRA_S = 90.0  # a stage that takes so much longer than its seconds hangs
 FSYNC_PROBES = 200
 
@@ -157,7 +158,7 @@ def table(report: dict[str, Any]) -> str:
     """Markdown."""
     names = list(report["versions"])
     others = [name for name in names if name != "food" and "food" in names]
-    head = ["", *names, *(f"food ÷ {name}" for name in others)]
+    head = ["", *(LABELS.get(name, name) for name in names), *(f"food ÷ {name}" for name in others)]
     lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
     for entry in report["summary"]:
         cells = [f"{entry['kind']}/s, {entry['clients']} clients"]
@@ -171,8 +172,8 @@ def table(report: dict[str, Any]) -> str:
 
 def picture(report: dict[str, Any]) -> str:
     """SVG."""
-    colours = {"food": plot.BLUE, "etcd": plot.GREY, "redis": plot.OCHRE}
-    series = {name: name.capitalize() if name == "redis" else name for name in report["versions"]}
+    colours = {"food": plot.BLUE, "plaintext": plot.LIGHT_BLUE, "etcd": plot.GREY, "redis": plot.OCHRE}
+    series = {name: LABELS.get(name, name) for name in report["versions"]}
     panels = []
     for kind in report["plan"]["kinds"]:
         groups = []
@@ -182,7 +183,11 @@ def picture(report: dict[str, Any]) -> str:
                     series[name]: plot.Bar(*(value["per_second"][part] for part in ("median", "least", "most")))
                     for name, value in entry["systems"].items()
                 }
-                notes = [f"{ratio['median']:.2f} × {series[name]}" for name, ratio in entry["ratios"].items()]
+                notes = [
+                    f"{ratio['median']:.2f} × {series[name]}"
+                    for name, ratio in entry["ratios"].items()
+                    if name != "plaintext"
+                ]
                 clients = f"{entry['clients']} client{'s' if entry['clients'] > 1 else ''}"
                 groups.append(plot.Group(clients, found, notes))
         panels.append(plot.Panel(HEADINGS[kind], groups))
@@ -286,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     clients = tuple(int(count) for count in options.clients.split(","))
     plan = Plan(options.rounds, options.seconds, clients, systems, kinds, options.directory)
     try:
-        packages.ensure(PACKAGES if set(systems) != {"food"} else ())
+        packages.ensure(PACKAGES if {"etcd", "redis"}.intersection(systems) else ())
         if importlib.util.find_spec("zmq") is None:
             packages.ensure(packages.FOOD)
             return subprocess.run([packages.PYTHON, *sys.argv], check=False).returncode
