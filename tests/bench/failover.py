@@ -31,6 +31,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "deploy")]
 
 from bench.throughput import machine, spread, turned
 from testbed import Lab, LabError, floors, packages, plot
+from testbed.clone import Operator
 
 EVENTS = {"move": "pcs resource move --promoted", "kill": "kill -9 of the promoted server"}
 MONITOR_S = 10
@@ -76,6 +77,9 @@ class Contestant:
     def load(self, history: Path) -> list[str]:
         raise NotImplementedError
 
+    def load_env(self, history: Path) -> dict[str, str]:
+        return {}
+
     def verdict(self, history: Path, said: str) -> dict[str, int]:
         """Acknowledged and lost, of one load."""
         raise NotImplementedError
@@ -113,7 +117,7 @@ class Contestant:
         spans = {}
         with self.enabled():
             with path.with_suffix(".log").open("w") as output:
-                process = self.lab.popen_client(self.load(path), stdout=output, stderr=output)
+                process = self.lab.popen_client(self.load(path), env=self.load_env(path), stdout=output, stderr=output)
                 try:
                     for event in EVENTS:
                         node = self.settle()
@@ -146,6 +150,9 @@ class Food(Contestant):
         argv = [packages.PYTHON, str(ROOT / "tests/load.py"), "--endpoints", endpoints, "--seconds", "600"]
         argv += ["--out", str(history), "--writers", str(WRITERS), "--readers", "0", "--rate", str(RATE)]
         return argv
+
+    def load_env(self, history: Path) -> dict[str, str]:
+        return Operator(self.lab, resource=self.resource).client_env(history.parent)
 
     def pid(self, node: str) -> int:
         text = self.lab.run(node, ["cat", f"/run/food/{self.resource}/daemon.lock"]).stdout
