@@ -7,6 +7,7 @@ the connection's descriptor, from which the address is read if the connection st
 
 from __future__ import annotations
 
+import errno
 import itertools
 import socket as sockets
 import struct
@@ -24,12 +25,15 @@ EVENTS_A_TURN = 200
 KINDS_MOST = 40
 UNKNOWN = "an unknown address"
 
-NO_KEY, OTHER_KEY, NOT_ADMITTED, NO_ZMTP, BROKEN_OFF = (
-    "no key",
+# Who has no key mostly hangs up first, when it hears that one is wanted: told from other hanging up only by luck.
+NO_KEY, WANTS_KEY, HUNG_UP, OTHER_KEY, NOT_ADMITTED, NO_ZMTP, SILENT = (
+    "no key, or hung up",
+    "it has a key, and here is none",
+    "hung up",
     "made for another key",
     "key not admitted",
     "no ZMTP",
-    "handshake broken off",
+    "silent",
 )
 MISMATCH = int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH)
 CRYPTOGRAPHIC = int(zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC)
@@ -106,27 +110,27 @@ class Door:
     def __init__(self, port: str, keyed: bool):
         self._port = port
         self._keyed = keyed
-        self._opened: dict[int, tuple[str, int]] = {}  # descriptor: (address, `_succeeded` by then)
-        self._succeeded = 0
+        self._opened: dict[int, tuple[str, int]] = {}  # descriptor: (address, `_settled` by then)
+        self._settled = 0  # handshakes that came to an answer, yes or no
         self._kind = ""
 
     def hear(self, event: int, value: int) -> tuple[str, str] | None:
         """(kind, where from and to) of one that was turned away. Its failure and its end come one after the other."""
         if event == ACCEPTED:
-            self._opened[value] = (_address(value), self._succeeded)
-        elif event == SUCCEEDED:
-            self._succeeded += 1
+            self._opened[value] = (_address(value), self._settled)
+        elif event in (SUCCEEDED, FAILED_AUTH):  # the latter is counted where it was said
+            self._settled += 1
         elif event == FAILED_PROTOCOL and value == MISMATCH:
-            self._kind = NO_KEY if self._keyed else OTHER_KEY
+            self._kind = NO_KEY if self._keyed else WANTS_KEY
         elif event == FAILED_PROTOCOL:
             self._kind = OTHER_KEY if value == CRYPTOGRAPHIC else NO_ZMTP
         elif event == FAILED_OTHERWISE:
-            self._kind = BROKEN_OFF
+            self._kind = SILENT if value == errno.EAGAIN else NO_KEY if self._keyed else HUNG_UP
         elif event == DISCONNECTED:
-            address, succeeded = self._opened.pop(value, (UNKNOWN, -1))
+            address, settled = self._opened.pop(value, (UNKNOWN, -1))
             kind, self._kind = self._kind, ""
-            if not kind and succeeded == self._succeeded:
-                kind = NO_ZMTP  # nobody's handshake has succeeded since it came: its own has not
+            if not kind and settled == self._settled:
+                kind = NO_ZMTP  # nobody's handshake has come to an answer since it came: its own has not
             if kind:
                 return kind, f"from {address} on the {self._port}"
         return None
@@ -156,7 +160,7 @@ class Gate:
 
     def watch(self, socket: zmq.Socket[bytes], port: str, keyed: bool) -> zmq.Socket[bytes]:
         """Before bind; what to wait for."""
-        events = Events(self._context, socket, ACCEPTED | SUCCEEDED | FAILED_PROTOCOL | FAILED_OTHERWISE | DISCONNECTED)
+        events = Events(self._context, socket, ACCEPTED | SUCCEEDED | FAILED | DISCONNECTED)
         self.doors[events.socket] = events, Door(port, keyed)
         return events.socket
 

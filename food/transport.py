@@ -302,6 +302,8 @@ class Transport:
 
     def reply(self, socket: zmq.Socket[bytes], route: list[bytes], frame: bytes) -> bool:
         """Answers a request that came with `route`; False when the asker is gone or does not read."""
+        if socket.closed:
+            return False  # it came before the keys were changed
         self._unsure.add(socket)
         return _send(socket, [*route, frame])
 
@@ -350,7 +352,7 @@ def _send(socket: zmq.Socket[bytes], frames: list[bytes]) -> bool:
             socket.send(part, _MORE)
         socket.send(frames[-1], _NOBLOCK)
     except zmq.ZMQError as error:
-        if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH, zmq.ENOTSOCK):  # the last: its keys were changed
+        if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
             raise
         return False
     return True

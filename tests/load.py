@@ -451,7 +451,8 @@ class Load:
         self.endpoints = split_endpoints(options.endpoints)
         self.out = out
         self.stop = False
-        self.fleet = Fleet(self.endpoints, options.writers + options.readers, PROBE_EVERY_S)
+        self.key_file: str | None = options.key_file
+        self.fleet = Fleet(self.endpoints, options.writers + options.readers, PROBE_EVERY_S, self.key_file)
         self.writers = [Writer(self, number) for number in range(options.writers)]
         name, count = options.read_counters or (self.name, options.writers)
         counters = [counter_key(name, number) for number in range(count)]
@@ -464,14 +465,14 @@ class Load:
     def run(self) -> bool:
         """False: the final state could not be read."""
         try:
-            with Client(self.endpoints, timeout_s=1.0) as client:
+            with Client(self.endpoints, timeout_s=1.0, key_file=self.key_file) as client:
                 first = self._mark(client, "first", time.monotonic() + self.options.seconds)
             if first:
                 self._work(time.monotonic() + self.options.seconds)
             self._settle()
         finally:
             self.fleet.close()
-        with Client(self.endpoints, timeout_s=FINAL_S) as client:
+        with Client(self.endpoints, timeout_s=FINAL_S, key_file=self.key_file) as client:
             return self._finish(client, first)
 
     def _mark(self, client: Client, name: str, deadline: float) -> int:
@@ -600,6 +601,7 @@ def _judge(paths: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--endpoints", metavar="HOST:PORT,…")
+    parser.add_argument("--key-file", metavar="FILE", help="of `foodctl client-key`; default: FOOD_KEY_FILE")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--writers", type=int, default=4)
     parser.add_argument("--readers", type=int, default=2)

@@ -149,6 +149,10 @@ class Food(Contestant):
         endpoints = ",".join(f"{self.lab.address(node)}:10001" for node in self.lab.nodes)
         argv = [packages.PYTHON, str(ROOT / "tests/load.py"), "--endpoints", endpoints, "--seconds", "600"]
         argv += ["--out", str(history), "--writers", str(WRITERS), "--readers", "0", "--rate", str(RATE)]
+        key = history.with_suffix(".key")
+        key.touch(0o600)
+        key.write_text(self.lab.run(self.lab.nodes[0], ["foodctl", "client-key"]).stdout)
+        argv += ["--key-file", str(key)]
         return argv
 
     def load_env(self, history: Path) -> dict[str, str]:
