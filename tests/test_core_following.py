@@ -192,6 +192,20 @@ def test_a_source_that_begins_anew_is_followed(local: Local, following: Followin
     assert local.commit == 9
 
 
+def test_a_newer_snapshot_that_begins_in_the_turn_of_an_installation_waits(
+    local: Local, following: Following, pieces: list[Chunk]
+) -> None:
+    """The save of that turn takes what was put aside: it must still be there."""
+    for chunk in pieces:
+        following.on_chunk(chunk, 1)
+    following.on_chunk(pieces[0]._replace(at=Position(TWO, 12)), 1)
+    save = local.take_ready(1).save
+    assert save and save.snapshot
+    assert [(piece.at.index, piece.number) for piece in save.staged] == [(9, n) for n in range(len(pieces))]
+    following.on_chunk(pieces[0]._replace(at=Position(TWO, 12)), 2)
+    assert sent(local)[-1] == FetchChunk(TWO, Position(TWO, 12), 1)
+
+
 def test_a_piece_of_another_snapshot_is_not_mixed_in(local: Local, following: Following, pieces: list[Chunk]) -> None:
     other = pieces[1]._replace(at=Position(TWO, 10))
     following.on_chunk(pieces[0], 1)

@@ -46,8 +46,8 @@ class Fetcher:
     def got_chunk(self, chunk: Chunk, now_ms: int) -> Position | None:
         """Takes a piece of a snapshot; returns its position once the whole is installed."""
         local = self._local
-        if chunk.at.index <= local.commit:
-            return None  # late: we are past it
+        if chunk.at.index <= local.commit or local.installing:
+            return None  # late: we are past it; or early, and asked for again
         try:
             if chunk.number == 0:  # also when the source lost its place and began anew
                 self._assembly = Assembly(self.source.store, chunk.at, chunk.data)

@@ -148,8 +148,14 @@ class Local:
         assert self.state.applied == self.commit
         return results
 
+    @property
+    def installing(self) -> bool:
+        """Whether this turn's save takes what was put aside: until it is done nothing else can be put there."""
+        return self._save.snapshot is not None
+
     def stage(self, piece: Piece) -> None:
         """Puts a piece of a snapshot aside. The first voids those of any other, so that two never mix."""
+        assert not self.installing, "what is put aside next would be void with what is being taken"
         if piece.number == 0:
             self._save.staged.clear()
         else:
