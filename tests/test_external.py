@@ -313,8 +313,9 @@ def test_an_external_resource_does_not_take_what_pacemaker_started(tmp_path: Pat
 
 def test_what_the_unit_has_to_say_is_refused_at_the_resource(node: External) -> None:
     for action in ("validate-all", "start"):
-        assert node(action, OCF_RESKEY_port="10002") == 2
-        assert "port is set and external is true" in node.reason and "/etc/default/food@food" in node.reason
+        for name, value in (("port", "10002"), ("key_file", "/secret"), ("plaintext", "insecure-no-keys")):
+            assert node(action, **{f"OCF_RESKEY_{name}": value}) == 2
+            assert f"{name} is set and external is true" in node.reason and "/etc/default/food@food" in node.reason
     assert node("validate-all", OCF_RESKEY_external="perhaps") == 2
     assert "external is 'perhaps': must be true or false" in node.reason
 
