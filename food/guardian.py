@@ -861,9 +861,9 @@ def serve(raw: dict[str, str], switches: set[str]) -> int:
         raw = {name: raw[name] for name in ("id", "node", "run_dir") if name in raw}
         return Guardian({**raw, "user": pwd.getpwuid(os.geteuid()).pw_name}, {}, True).clear()
     check_installed()
+    if "check" in switches and settings.settle(raw, config)["external"]:
+        return EXIT_OK  # only the resource's part is known here: user and keys are the unit's
     guardian = Guardian(raw, config, "foreground" in switches)
-    if "check" in switches and guardian.external:
-        return EXIT_OK  # the resource's part; its keys are the unit's
     guardian.find_secret()
     if "check" in switches:
         return EXIT_OK

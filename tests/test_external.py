@@ -166,7 +166,8 @@ def test_the_resources_reloadable_parameters_hold_while_it_has_the_daemon(node: 
     node.options += " --watchdog-ms 60000 --log-level warning"
     node.enable()
     live = {"OCF_RESKEY_watchdog_ms": "500"}
-    assert node("start", **live) == 0, node.errors
+    assert node("start", OCF_RESKEY_watchdog_ms="50000") == 0, node.errors
+    assert node("reload-agent", **live) == 0 and not node.reason, node.reason
     before = node.pid(locks.DAEMON_LOCK)
     node.kill(locks.DAEMON_LOCK, signal.SIGSTOP)
     eventually("killed", lambda: node.pid(locks.DAEMON_LOCK) != before)
@@ -302,6 +303,7 @@ def test_an_external_resource_does_not_take_what_pacemaker_started(tmp_path: Pat
             "OCF_RESKEY_data_dir": "",
             "OCF_RESKEY_user": "",
             "OCF_RESKEY_daemon": "",
+            "OCF_RESKEY_key_file": "",
         }
         assert plain("start", **more) == 2
         assert "systemctl enable --now food@food.service" in plain.reason
