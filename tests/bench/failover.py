@@ -170,7 +170,7 @@ class Food(Contestant):
 class Redis(Contestant):
     name = "ocf:heartbeat:redis"
     resource = "redis"
-    watch_s: ClassVar[Mapping[str, float]] = {"move": 4.0, "kill": 20.0}
+    watch_s: ClassVar[Mapping[str, float]] = {"move": 4.0, "kill": 12.0}
 
     def create(self) -> None:
         for node in self.lab.nodes:
