@@ -140,7 +140,7 @@ class Food(System):
 
 class Plaintext(Food):
     name = "plaintext"
-    unlike = "food without keys, for what they cost"
+    unlike = "the same without keys (plaintext=insecure-no-keys), to show what keys cost"
     plaintext = True
 
 

@@ -36,7 +36,7 @@ from testbed import LabError, packages, plot
 
 HEADINGS = {"writes": "Writes", "reads": "Reads, linearizable but for Redis"}
 KINDS = tuple(HEADINGS)
-LABELS = {"plaintext": "food, plaintext", "redis": "Redis"}
+LABELS = {"plaintext": "plaintext food", "redis": "Redis"}
 STAGE_EXTRA_S = 90.0  # a stage that takes so much longer than its seconds hangs
 FSYNC_PROBES = 200
 
@@ -158,16 +158,20 @@ def table(report: dict[str, Any]) -> str:
     """Markdown."""
     names = list(report["versions"])
     others = [name for name in names if name != "food" and "food" in names]
-    head = ["", *(LABELS.get(name, name) for name in names), *(f"food ÷ {name}" for name in others)]
+    head = ["", *(LABELS.get(name, name) for name in names), *(f"food ÷ {LABELS.get(name, name)}" for name in others)]
     lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
     for entry in report["summary"]:
         cells = [f"{entry['kind']}/s, {entry['clients']} clients"]
         for name in names:
             found = entry["systems"][name]
-            cells.append(f"{found['per_second']['median']:,.0f} ({found['p50_ms']:.3g} / {found['p99_ms']:.3g} ms)")
+            cells.append(f"{found['per_second']['median']:,.0f} ({_ms(found['p50_ms'])} / {_ms(found['p99_ms'])} ms)")
         cells += [f"{entry['ratios'][name]['median']:.2f}" for name in others]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _ms(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def picture(report: dict[str, Any]) -> str:
