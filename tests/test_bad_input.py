@@ -7,8 +7,10 @@ in through sockets is in test_bad_frames.py, what needs a cluster in cluster/tes
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import os
+import pwd
 import random
 import re
 import shutil
@@ -30,7 +32,7 @@ from fake_tools import eventually
 from real_node import ADDRESS, NODES, PORT, RealNode
 from test_agent import AGENT, ROOT
 
-from food import locks
+from food import guardian, locks
 from food.calls import FoodError, NoSpace, OutcomeUnknown
 from food.client import Client
 from food.core.local import FLUSH_MS
@@ -715,6 +717,106 @@ def test_of_a_copied_store_only_one_goes_on(tmp_path: Path) -> None:
         assert loser.score is None
         with Client(cluster.endpoints) as client:
             assert client.get(b"ours") and client.put(b"ours", b"w")
+
+
+# --- Pacemaker's tools, and clocks ---
+
+
+TOOLS = (
+    (
+        "crm_master fails",
+        "fail.crm_master",
+        "Error performing operation: Transport endpoint",
+        "writing the promotion score failed",
+    ),
+    ("crm_master hangs", "hang.crm_master", "", "crm_master: no answer within 3 s"),
+    (
+        "attrd_updater fails",
+        "fail.attrd_updater",
+        "Could not connect to attrd",
+        "writing node attributes failed: attrd_updater: Co",
+    ),
+)
+
+
+@pytest.mark.parametrize(("fault", "file", "text", "words"), TOOLS, ids=[row[0] for row in TOOLS])
+def test_a_tool_of_pacemakers_that_does_not_work_holds_nothing_up_for_good(
+    node: RealNode, fault: str, file: str, text: str, words: str
+) -> None:
+    node.environment[START_MS] = "8000"
+    with replaced(node.tools.directory / file, lambda path: path.write_text(text)):
+        node.up()
+        assert node("monitor") == PROMOTED
+        with node.client() as client:
+            assert client.put(b"k", b"v")
+        eventually("the log's word on it", lambda: words in node.log, 15)
+    eventually("it works again", lambda: "works again after" in node.log, 20)
+    assert node.tools.score == "1000"
+    assert node("stop") == OK
+    left_nothing(node)
+
+
+def as_another_user(arguments: list[str]) -> tuple[int, str]:
+    """The command `food` in a process without root's rights: (exit status, standard error)."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        sys.stderr = os.fdopen(writing, "w")
+        if os.geteuid() == 0:
+            os.setgid(65534)
+            os.setuid(65534)
+        code = guardian.main(arguments)
+        sys.stderr.flush()
+        os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading) as file:
+        text = file.read()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), text
+
+
+def test_without_root_no_other_users_daemon_is_started() -> None:
+    code, text = as_another_user(["--id", "food", "--user", "root", "--check"])
+    assert (code, text) == (PERMISSION, "must be root to run the daemon as user 'root'\n")
+
+
+def test_a_run_directory_that_is_not_ours_to_write_is_named() -> None:
+    user = pwd.getpwuid(os.geteuid() or 65534).pw_name
+    code, text = as_another_user(["--id", "food", "--user", user, "--run-dir", "/proc/food"])
+    assert code == PERMISSION and "directory /proc/food cannot be made ready: " in text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a time namespace")
+def test_a_monotonic_clock_that_begins_anew_costs_nothing(node: RealNode, seed: Path) -> None:
+    """As after a restart of the machine: three years, then none, then three years again."""
+    shutil.copytree(seed, node.data_dir)
+    command = node.environment["FOOD_COMMAND"]
+    later = node.directory / "later"
+    later.write_text(f'#!/bin/sh\nexec unshare --time --monotonic 100000000 {command} "$@"\n')
+    later.chmod(0o755)
+    for number, name in enumerate((str(later), command, str(later)), 1):
+        node.environment["FOOD_COMMAND"] = name
+        node.up()
+        is_whole(node)
+        assert node.report()["epoch"][0] == number + 1
+        assert node("stop") == OK
+    left_nothing(node)
+
+
+def test_no_clock_of_the_day_decides_anything() -> None:
+    """It may be set back or forward: only log lines and the name of a store that was set aside tell it."""
+    found = set()
+    for path in [*(ROOT / "food").rglob("*.py"), AGENT]:
+        for part in ast.walk(ast.parse(path.read_text())):
+            if isinstance(part, ast.Attribute) and part.attr in ("time", "time_ns", "strftime", "localtime", "gmtime"):
+                found.add((path.name, ast.unparse(part)))
+            names = [alias.name for alias in part.names] if isinstance(part, ast.Import | ast.ImportFrom) else []
+            assert "datetime" not in names
+    assert found == {
+        ("journal.py", "time.time"),
+        ("journal.py", "time.strftime"),
+        ("daemon.py", "time.strftime"),
+        ("food", "time.strftime"),
+    }
 
 
 # --- What is installed ---
