@@ -84,13 +84,16 @@ def dealer(path: Path) -> Iterator[zmq.Socket[bytes]]:
 
 
 class Peer:
-    """n3's place, after its death: what n1 hears from there."""
+    """n3's place, after its death: what n1 hears from there, under a node's key."""
 
     def __init__(self, served: Served, context: zmq.Context[Any]):
         self.served, n3 = served, served.cluster["n3"]
         self.publisher, self.dealer = context.socket(zmq.PUB), context.socket(zmq.DEALER)
+        assert served.cluster.keys
+        self.publisher.setsockopt(zmq.CURVE_SERVER, 1)
+        self.publisher.setsockopt(zmq.CURVE_SECRETKEY, served.cluster.keys.node)
         self.publisher.bind(f"tcp://{n3.address}:{PORT}")
-        self.dealer.connect(f"tcp://{served.n1.address}:{PORT + 1}")
+        served.cluster.knock(self.dealer, f"tcp://{served.n1.address}:{PORT + 1}", as_node=True)
         for one in (self.publisher, self.dealer):
             one.setsockopt(zmq.LINGER, 500)
 

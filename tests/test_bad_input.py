@@ -95,6 +95,17 @@ PARAMETERS = (
     Wrong("address", ":::1", "address is ':::1': must be a numeric"),
     Wrong("address", "0.0.0.0", "address is '0.0.0.0': must be a numeric IPv4 or IPv6 address of this node"),
     Wrong("address", "::", "address is '::': must be a numeric IPv4 or IPv6 address of this node"),
+    Wrong("client_addresses", "n1,n2", "client_addresses is 'n1,n2': must be 1 to 16 numeric IPv4 or IPv6 addresses"),
+    Wrong("client_addresses", ",".join(["10.0.0.1"] * 17), "must be 1 to 16 numeric IPv4 or IPv6 addresses"),
+    Wrong("client_addresses", "0.0.0.0", "client_addresses is '0.0.0.0': must be addresses that clients connect to"),
+    Wrong("key_file", "food.key", "key_file is 'food.key': must be an absolute path"),
+    Wrong("key_file", "/nowhere/key", "key_file /nowhere/key is not there: put the same file on every node, or unset"),
+    Wrong("key_file", "/tmp", "key file /tmp is not a regular file"),
+    Wrong("key_file", "/etc/passwd", "key file /etc/passwd has mode 0644, open to others: chmod 0400 /etc/passwd"),
+    Wrong("key_file", "{config}", "has 10 bytes: must have 32 to 65536, random ones", file="0123456789"),
+    Wrong("plaintext", "yes", "plaintext is 'yes': must be one of no, insecure-no-keys"),
+    Wrong("plaintext", "insecure-no-keys", "key_file and plaintext=insecure-no-keys exclude each other"),
+    Wrong("external", "perhaps", "external is 'perhaps': must be true or false"),
     Wrong("data_dir", "var/lib/food", "data_dir is 'var/lib/food': must be an absolute path"),
     Wrong("data_dir", "/var/lib/fo\nod", "must be an absolute path"),
     Wrong("user", "no such", "user is 'no such': must be text without spaces"),
@@ -135,6 +146,7 @@ def test_a_wrong_parameter_is_refused_by_name_and_ends_nothing_that_runs(
     config = node.directory / "food.toml"
     if wrong.file is not None:
         config.write_bytes(wrong.file.encode() if isinstance(wrong.file, str) else wrong.file)
+        config.chmod(0o600)
     broken = {f"OCF_RESKEY_{wrong.parameter}": wrong.value.format(config=config)}
     refused(node, "validate-all", wrong.code, wrong.words, **broken)
     refused(node, "start", wrong.code, wrong.words, **broken)
@@ -376,6 +388,7 @@ PLACES = (
         tool("hang.corosync-cmapctl", Path.touch),
         GENERIC,
         "corosync-cmapctl: no answer within 3 s",
+        5_000,
     ),
     Place("a file in place of the data directory", data(Path.touch), PERMISSION, "it is no directory: move it away"),
     Place(
@@ -471,7 +484,7 @@ def test_a_disk_that_fills_stops_writes_before_it_is_full_and_deletes_go_on(node
         node.up()
         with node.client() as client:
             written, why = 0, NoSpace()
-            for _ in range(5):  # what the state tables are about to take counts as taken; then there is a little more
+            for _ in range(3):  # what the state tables are about to take counts as taken; then there is a little more
                 with pytest.raises(NoSpace) as refusal:
                     while written < 1000:
                         client.put(b"%d" % written, bytes(100_000))
@@ -743,7 +756,7 @@ TOOLS = (
 def test_a_tool_of_pacemakers_that_does_not_work_holds_nothing_up_for_good(
     node: RealNode, fault: str, file: str, text: str, words: str
 ) -> None:
-    node.environment[START_MS] = "8000"
+    node.environment[START_MS] = "5000"
     with replaced(node.tools.directory / file, lambda path: path.write_text(text)):
         node.up()
         assert node("monitor") == PROMOTED
@@ -754,6 +767,9 @@ def test_a_tool_of_pacemakers_that_does_not_work_holds_nothing_up_for_good(
     assert node.tools.score == "1000"
     assert node("stop") == OK
     left_nothing(node)
+
+
+NO_KEYS = ("--plaintext", "insecure-no-keys")
 
 
 def as_another_user(arguments: list[str]) -> tuple[int, str]:
@@ -775,13 +791,13 @@ def as_another_user(arguments: list[str]) -> tuple[int, str]:
 
 
 def test_without_root_no_other_users_daemon_is_started() -> None:
-    code, text = as_another_user(["--id", "food", "--user", "root", "--check"])
+    code, text = as_another_user(["--id", "food", "--user", "root", "--check", *NO_KEYS])
     assert (code, text) == (PERMISSION, "must be root to run the daemon as user 'root'\n")
 
 
 def test_a_run_directory_that_is_not_ours_to_write_is_named() -> None:
     user = pwd.getpwuid(os.geteuid() or 65534).pw_name
-    code, text = as_another_user(["--id", "food", "--user", user, "--run-dir", "/proc/food"])
+    code, text = as_another_user(["--id", "food", "--user", user, "--run-dir", "/proc/food", *NO_KEYS])
     assert code == PERMISSION and "directory /proc/food cannot be made ready: " in text
 
 
