@@ -213,6 +213,8 @@ class Guardian:
         self.detach()
         self.loop()
         # Nobody answers there any more. `adopted` last of all: it says that there may be something to clear.
+        for tool in self.all_tools():  # what hangs would act later, perhaps on a next life
+            tool.kill()
         for name in ("moving", "control.sock", "client.sock", "attributes", "adopted"):
             self.unlink(name)
         self.say("info", "the guardian ends" + (f": {self.watch.reason}" if self.watch.reason else ""))
