@@ -213,8 +213,6 @@ class Guardian:
         self.detach()
         self.loop()
         # Nobody answers there any more. `adopted` last of all: it says that there may be something to clear.
-        for tool in self.all_tools():  # what hangs would act later, perhaps on a next life
-            tool.kill()
         for name in ("moving", "control.sock", "client.sock", "attributes", "adopted"):
             self.unlink(name)
         self.say("info", "the guardian ends" + (f": {self.watch.reason}" if self.watch.reason else ""))
@@ -236,6 +234,8 @@ class Guardian:
                 self.watch.overslept(late_s)
             self.hear({descriptor for descriptor, _ in ready}, now)
             self.act(now)
+        for tool in self.all_tools():  # what hangs would act later, perhaps on a next life
+            tool.kill()
 
     def wake_at(self, now: float) -> float:
         deadlines = [tool.deadline for _, tool in self.tools]

@@ -499,7 +499,7 @@ def test_a_disk_that_fills_stops_writes_before_it_is_full_and_deletes_go_on(node
                 client.cas(b"0", 1, b"smaller, but who knows")
             assert node("monitor") == PROMOTED
             attribute = node.tools.directory / "attribute.food-state"
-            eventually("crm_mon shows it", lambda: ", no space" in attribute.read_text())
+            eventually("crm_mon shows it", lambda: attribute.exists() and ", no space" in attribute.read_text(), 15)
             assert "MiB are left for" in node.report()["self"]["no_space"]
             for number in range(written):
                 assert client.delete(b"%d" % number)
