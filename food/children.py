@@ -126,6 +126,8 @@ class Tool:
                 chunks.append(chunk)
 
     def kill(self) -> None:
+        if not self.pid:
+            return  # it could not even be run; 0 would mean our own group
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
