@@ -188,6 +188,7 @@ def run(
     cluster: StandIn, path: Path, seconds: float = 1.0, during: Callable[[Load], None] | None = None, **more: Any
 ) -> dict[str, Any]:
     options = argparse.Namespace(
+        key_file=None,
         endpoints=",".join(cluster.endpoints),
         seconds=seconds,
         writers=3,
