@@ -79,7 +79,7 @@ class Writers:
         self.at, self.took = array("d"), array("d")
         self.errors: list[str] = []
         self._members = [self._fleet.add(self._done) for _ in range(clients)]
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
@@ -289,7 +289,9 @@ class Scale:
             if time.monotonic() - shown >= SHOWN_EVERY_S:
                 shown = time.monotonic()
                 others = {m["node"]: m["state"] for m in answer(self.cluster["n1"]).get("members", [])}
-                say(f"n3 lags {row.get('lag'):,}: {row.get('state')}; the primary says: {others.get('n3')}")
+                lag = row.get("lag", "nobody knows how far")
+                say(f"n3 lags {lag}: {row.get('state')}; the primary says: {others.get('n3')}; {self._stills()}")
+            assert self.cluster["n3"].alive, f"n3 ended: {self.cluster['n3'].exiting}"
             assert time.monotonic() < deadline, f"not level after {options.patience_s} s: {row}"
             time.sleep(0.1)
         level = time.monotonic()
