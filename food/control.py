@@ -66,6 +66,7 @@ class Control:
         self._name = name
         self._log = log
         self._waiting: list[Waiting] = []
+        self._live_settings: dict[str, str | None] | None = None  # as the agent said them last
         self._ordered: Wish | None = None
         self._score_order = 0
         self.role = ""
@@ -91,6 +92,7 @@ class Control:
         match found.get("action"):
             case "monitor":
                 self._restore_score(found.get("probe") is True)
+                self._follow_settings(found.get("settings"))
                 self._reply(reply, *self.monitor(now_ms), role=self._replica.role)
             case "promote" | "demote" | "adopt" | "release" if len(self._waiting) >= WAITING_MOST:
                 self._reply(reply, OCF_ERR_GENERIC, f"{WAITING_MOST} promotes and demotes wait already")
@@ -118,6 +120,7 @@ class Control:
                 self._reply(reply, OCF_SUCCESS, "")
             case "reload":
                 # As the agent got them: the guardian judges them and gives back what they come to.
+                self._live_settings = found["settings"]
                 self._link.tell(settings=found["settings"])
                 self._reply(reply, OCF_SUCCESS, "")
             case "status":
@@ -163,6 +166,14 @@ class Control:
         self._log("notice", f"adopted by resource {name}" if name else "released: goes on without Pacemaker")
         if name is not None:
             self._name, self._ordered, self._text_ordered = name, None, ""
+
+    def _follow_settings(self, settings: dict[str, str | None] | None) -> None:
+        """A monitor with other values than the last one: Pacemaker planned anew, and forgot the reload that was due."""
+        if settings is None:
+            return
+        if self._live_settings not in (None, settings):
+            self._link.tell(settings=settings)
+        self._live_settings = settings
 
     def _notify(self, found: dict[str, Any]) -> None:
         """A hint, never needed: it is logged, so that the daemon's log tells what the cluster was doing."""
@@ -264,7 +275,7 @@ def _read(frame: bytes) -> tuple[dict[str, Any], int]:
     timeout_ms = found.get("timeout_ms")
     if type(timeout_ms) is not int or not 0 < timeout_ms <= TIMEOUT_MOST_MS:
         raise BadFrame(f"timeout_ms must be a whole number from 1 to {TIMEOUT_MOST_MS}")
-    if found.get("action") in ("reload", "adopt"):
+    if found.get("action") in ("reload", "adopt") or found.get("settings") is not None:
         settings = found.get("settings")
         if not isinstance(settings, dict) or not all(
             type(name) is str and (value is None or type(value) is str) for name, value in settings.items()

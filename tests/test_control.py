@@ -372,6 +372,21 @@ def test_a_reload_goes_to_the_guardian_as_it_came(node: Node) -> None:
     assert node.replica.isolation_ms == 1500  # until the guardian has judged them
 
 
+def test_a_monitor_brings_the_values_of_a_reload_that_never_came(node: Node) -> None:
+    old: dict[str, Any] = {"isolation_ms": "900", "degraded": None}
+    new = {**old, "isolation_ms": "1200"}
+    for settings in (old, old, new, new):
+        assert node.request("monitor", settings=settings)[0]["rc"] == 0
+    node.request("monitor", probe=True)
+    node.turn()
+    assert node.orders("settings") == [new], "the first one's were those of the start"
+    node.request("reload", settings=old)
+    node.request("monitor", settings=old)
+    node.turn()
+    assert node.orders("settings") == [new, old]
+    assert node.request("monitor", settings={"a": 1})[0]["rc"] == 1
+
+
 @pytest.mark.parametrize("settings", [None, [], {"a": 1}, {"a": b"x"}, {"a": {}}, {b"a": "x"}])
 def test_a_reload_of_anything_else_is_refused(node: Node, settings: Any) -> None:
     assert node.request("reload", settings=settings)[0]["rc"] == 1
