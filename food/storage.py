@@ -25,7 +25,7 @@ from .core.local import Recovered
 from .core.message import NO_EPOCH, START, Entry, Epoch, Member, Position
 from .core.ready import Save
 from .core.snapshot import Piece, Snapshot
-from .core.state import Draft, State
+from .core.state import Draft, Row, State
 from .wire import pack_runs, unpack_runs
 
 FORMAT = 2
@@ -35,6 +35,7 @@ ROW_MOST_BYTES = 4 * 1024 * 1024
 STRIDE_ROWS = 2_000  # of a snapshot between two signs of life
 # The write-ahead log is folded into the database outside of any save: two more fsyncs that no answer waits for.
 FOLD_BYTES = 8 * 1024 * 1024
+PAGE_BYTES = 4096
 SAVE_LEAST_BYTES = 8 * 1024  # a page or two, however little is in them
 WAL_KEPT_MOST_BYTES = 2 * FOLD_BYTES
 # Writes stop while so much is still free: for deletes, elections, what is under way, and the state tables, which trail
@@ -244,6 +245,7 @@ class Store:
             self._insert_rows((key, row.value, row.revision) for key, row in sorted(changes.rows.items()) if row)
             self._delete("sessions", "id", (number for number, data in changes.sessions.items() if data is None))
             self._insert_sessions((number, data) for number, data in changes.sessions.items() if data is not None)
+            self._unfolded_bytes += self._scattered_bytes(changes.rows)
             self._flushed_bytes = self.written_bytes
             self._put("state", [changes.applied, changes.revision, f"{changes.hash:x}"])
         if save.compact:
@@ -253,6 +255,17 @@ class Store:
         if save.changes or not save.entries:  # else it went with them: a page less to write for most transactions
             self._put("commit", save.commit)
         self._tidy()
+
+    def _scattered_bytes(self, rows: dict[bytes, Row | None]) -> int:
+        """What updating these writes beside the rows: in a large table each lies on a page of its own.
+
+        Uncounted, the log would hold some hundred MiB when it is folded at last, and folding stand still for seconds.
+        """
+        if not rows:
+            return 0
+        table_rows: int = self._sql("SELECT max(rowid) FROM state").fetchone()[0] or 0
+        row_bytes = sum(len(key) + len(row.value) for key, row in rows.items() if row) // len(rows) + 1
+        return PAGE_BYTES * min(len(rows), table_rows * row_bytes // PAGE_BYTES + 1)
 
     def _insert_rows(self, rows: Iterable[tuple[bytes, bytes, int]], table: str = "state") -> None:
         # Updated in place: replacing moves the row to the table's end and touches its index, two pages more.

@@ -250,6 +250,26 @@ def test_a_long_save_gives_signs_of_life(tmp_path: Path) -> None:
     assert len(signs) >= 5
 
 
+def test_the_log_is_folded_before_scattered_changes_make_it_large(tmp_path: Path) -> None:
+    """Each of them writes a page, however small it is."""
+    state = State()
+    for index in range(1, 30_001):
+        state.apply(index, put(b"%09d" % index, bytes(200)))
+    index, longest = 30_000, 0
+    with closing(Store(tmp_path, "n1")) as store:
+        store.save(Save(changes=state.take_changes(), promise=ONE, commit=index))
+        store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # type: ignore[union-attr]
+        store.fold()
+        for turn in range(40):
+            for number in range(turn, 30_000, 60):
+                index += 1
+                state.apply(index, put(b"%09d" % (number + 1), bytes(200)))
+            store.save(Save(changes=state.take_changes(), commit=index))
+            longest = max(longest, (tmp_path / "food.db-wal").stat().st_size)
+            store.fold()
+    assert longest < 2 * FOLD_BYTES
+
+
 def test_a_save_cut_short_leaves_nothing(tmp_path: Path) -> None:
     with closing(Store(tmp_path, "n1")) as store:
         store.save(Save(entries=commands(1, 2), promise=ONE))
