@@ -334,6 +334,7 @@ def test_a_backup_killed_while_it_receives_a_snapshot_is_what_it_was() -> None:
         with client(cluster) as writer:
             writer.put(b"first", b"x")
             level(cluster)
+            time.sleep(0.5)  # its tables follow the log after 50 ms
             cluster["n3"].kill()
             for number in range(200):
                 writer.put(b"key %d" % number, b"x" * 100)
