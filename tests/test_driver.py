@@ -12,13 +12,29 @@ from sim.stage import founded
 from food import driver
 from food.core.entries import pack_members
 from food.core.local import Local
-from food.core.message import Ack, Append, Ask, Entry, Epoch, Heartbeat, Kind, Member, MemberList, Message, Seal
+from food.core.message import (
+    NO_EPOCH,
+    START,
+    Ack,
+    Answer,
+    Append,
+    Ask,
+    Entry,
+    Epoch,
+    Heartbeat,
+    Kind,
+    Member,
+    MemberList,
+    Message,
+    Seal,
+)
+from food.core.peers import Heard
 from food.core.ready import Ready, Save
 from food.core.replica import Replica
 from food.core.state import Result
 from food.driver import finish_turn
 
-ME, OTHER = Member("n1", "a"), Member("n2", "b")
+ME, OTHER, THIRD = Member("n1", "a"), Member("n2", "b"), Member("n3", "c")
 
 
 class Recorder:
@@ -105,6 +121,9 @@ def test_a_turn_without_changes_saves_nothing() -> None:
 def backup() -> tuple[Replica, Recorder]:
     disk = Disk(ME)
     replica = Replica(Local(disk.recover(), "life", ["n1", "n2"]), 1_000, 0)
+    for member in (OTHER, THIRD):  # an empty store follows only whom it has asked what it knows of it
+        said = Answer("life", 1, NO_EPOCH, START, 0, 0, (), "backup", None, False, 0, 1, "", None)
+        replica.peers.heard[member.store] = Heard(member, said, 0)
     return replica, Recorder(disk)
 
 
@@ -131,7 +150,7 @@ def test_what_a_turn_took_from_two_epochs_is_told_after_both() -> None:
     replica, shell = backup()
     replica.step(OTHER, Seal(Epoch(1, "b")), 0)
     replica.step(OTHER, Heartbeat(Epoch(1, "b"), replica.local.log.last, 0, 0), 0)
-    replica.step(Member("n3", "c"), Seal(Epoch(2, "c")), 0)
+    replica.step(THIRD, Seal(Epoch(2, "c")), 0)
     finish_turn(replica, shell, 0)
     # The heartbeat of epoch 1 is not acknowledged any more: epoch 2 is promised.
     assert shell.take() == ["save", "send Sealed", "send Sealed"]
