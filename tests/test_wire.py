@@ -123,6 +123,7 @@ def test_what_does_not_fit_is_refused_in_words(name: str) -> None:
     assert words in str(caught.value)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_noise_never_raises_anything_else(noise: bytes) -> None:
     _decode_or_refuse(noise)
@@ -140,13 +141,13 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.integers(0, 14), st.lists(VALUES, max_size=14))
 def test_fields_of_any_shape_never_raise_anything_else(code: int, fields: list[Any]) -> None:
     _decode_or_refuse(frame(*fields, code=code))
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(st.sampled_from(MESSAGES), st.data())
 def test_a_message_with_one_part_exchanged_never_raises_anything_else(message: Message, data: st.DataObject) -> None:
     whole = unpack(encode("cluster", ME, message), 1 << 20)
@@ -162,7 +163,7 @@ def _exchange(value: list[Any], data: st.DataObject) -> None:
         value[at] = data.draw(VALUES)
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(st.sampled_from(MESSAGES), st.data())
 def test_a_frame_with_bytes_exchanged_never_raises_anything_else(message: Message, data: st.DataObject) -> None:
     noisy = bytearray(encode("cluster", ME, message))
