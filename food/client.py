@@ -112,7 +112,8 @@ class Line:
         """Why the last handshake failed, and whether ZeroMQ gave the connection up."""
         found = None
         for event, value, _ in self.events.take() if self.events else ():
-            found = explain(event, value, self.keys is not None), event in (FAILED_PROTOCOL, FAILED_AUTH)
+            given_up = event in (FAILED_PROTOCOL, FAILED_AUTH) or (found is not None and found[1])
+            found = explain(event, value, self.keys is not None), given_up
         return found
 
     def outdated(self, keyring: Keyring) -> bool:
@@ -316,7 +317,8 @@ class Client:
             return
         text, given_up = failure
         self._directory.on_failed(line.endpoint, text, now)
-        renewed = self._keyring.renew(now)
+        # Renewed for another line it counts, too: ZeroMQ would try this one's old key for ever.
+        renewed = self._keyring.renew(now) or line.outdated(self._keyring)
         if given_up or renewed:
             assert line.events
             for socket in (line.socket, line.events.socket):
