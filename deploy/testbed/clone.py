@@ -74,7 +74,8 @@ class Operator:
         """What a client elsewhere needs: the key, which a node gives out, in a file."""
         path = directory / f"client-key-{self.resource.encode().hex()}"
         path.touch(0o600)
-        path.write_text(self.lab.run(self.on()[0], ["foodctl", "--id", self.resource, "client-key"]).stdout)
+        giver = next(node for node in self.hosts if self.lab.on(node))
+        path.write_text(self.lab.run(giver, ["foodctl", "--id", self.resource, "client-key"]).stdout)
         return {"FOOD_KEY_FILE": str(path)}
 
     def primary(self) -> str:

@@ -186,6 +186,8 @@ def test_a_running_instance_takes_over_what_needs_no_restart(settled: Cluster) -
         assert settled.states()[primary].startswith("primary, epoch")
         assert "isolated" not in settled.states()[primary], "a silence longer than the default, shorter than the limit"
         settled.lab.heal(primary)
+        healed = load.acknowledged()
+        settled.wait(lambda: load.acknowledged() > healed, "writes over the healed links")
         reload(settled, isolation_ms="")
         settled.settle()
         assert same_lives(settled) == before
@@ -207,16 +209,24 @@ def mended(settled: Cluster) -> Any:
     settled.lab.run(settled.on()[0], ["pcs", "resource", "update", RESOURCE, "port="], timeout_s=90)
 
 
+PROMOTE_IN_VAIN_S = 60.0
+
+
 def test_a_broken_parameter_gets_no_node_fenced(mended: Cluster) -> None:
     """Stop and probe work without a usable configuration, and the failed start says what to mend."""
+    words = "port is 'abc': must be a whole number from 1 to 65533"
+
+    def named() -> bool:
+        """Pacemaker may stop the backups first and promote the last instance once more, in vain, before its restart."""
+        return {f.node for f in mended.failures() if words in f.reason} == set(mended.lab.nodes)
+
     boots = mended.lab.status()["nodes"]
     with pytest.raises(LabError, match="port is 'abc': must be a whole number"):
         mended.operator("pcs", "resource", "update", RESOURCE, "port=abc", "--agent-validation")
     with mended.load() as load:
         mended.operator("pcs", "resource", "update", RESOURCE, "port=abc", "--force")
-        mended.wait(lambda: len(mended.failures()) == len(mended.lab.nodes), "a failed start on every node")
-        reasons = mended.reasons()
-        assert all("port is 'abc': must be a whole number from 1 to 65533" in reason for reason in reasons), reasons
+        mended.wait(named, "a failed start on every node, with its reason", PROMOTE_IN_VAIN_S)
+        mended.reasons()
         mended.wait(lambda: not instances(mended), "the end of every instance")
         for node in mended.lab.nodes:
             assert not mended.lab.pids_of(node, "food.daemon|local/bin/food"), f"a process is left on {node}"
