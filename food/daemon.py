@@ -165,7 +165,7 @@ class Daemon:
                 self._forget_others()
             if passing or self._control.role != replica.role:
                 self._control.finish_turn(now_ms)
-            self._store.fold()
+            self._store.fold(short=bool(replica.local.no_space))
             self._beat()
             self._look_for_room(now_ms)
             self._report_odd_frames(now_ms)

@@ -35,6 +35,7 @@ ROW_MOST_BYTES = 4 * 1024 * 1024
 STRIDE_ROWS = 2_000  # of a snapshot between two signs of life
 # The write-ahead log is folded into the database outside of any save: two more fsyncs that no answer waits for.
 FOLD_BYTES = 8 * 1024 * 1024
+FOLD_SHORT_BYTES = 1024 * 1024  # while the disk is short: what is not folded counts as used
 PAGE_BYTES = 4096
 SAVE_LEAST_BYTES = 8 * 1024  # a page or two, however little is in them
 WAL_KEPT_MOST_BYTES = 2 * FOLD_BYTES
@@ -217,9 +218,9 @@ class Store:
             raise StoreBroken(f"saving failed: {self._text(error)}") from error
         self._unfolded_bytes += SAVE_LEAST_BYTES
 
-    def fold(self) -> None:
+    def fold(self, short: bool = False) -> None:
         """Moves the write-ahead log into the database when it has grown. Raises StoreBroken."""
-        if self._unfolded_bytes < FOLD_BYTES:
+        if self._unfolded_bytes < (FOLD_SHORT_BYTES if short else FOLD_BYTES):
             return
         try:
             self._sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
