@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import load
+import pytest
 from testbed import LabError, layout, packages
 from testbed.clone import CLONE, RESOURCE, Operator
 
@@ -26,6 +27,8 @@ PACEMAKER_LOG = "/var/log/pacemaker/pacemaker.log"
 FOOD_LOG = f"/var/log/food/{RESOURCE}.log"
 FIRST_ACKS, FIRST_ACKS_S = 50, 60.0
 BEFORE_S = 1.2  # an event's write gap is looked for from 1 s before it
+LONG = os.environ.get("FOOD_LONG") == "yes"  # tests/run --long
+only_long = pytest.mark.skipif(not LONG, reason="takes minutes: tests/run --long")
 WAIT_S = 60.0
 LOAD_END_S = 240.0
 LOG_LINES_SHOWN = 40

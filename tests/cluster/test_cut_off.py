@@ -7,19 +7,18 @@ primary does not answer a linearizable read with what is no longer so.
 from __future__ import annotations
 
 import functools
-import os
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cluster.operations import RESOURCE, Cluster, Load, assert_clean
+from cluster.operations import LONG, RESOURCE, Cluster, Load, assert_clean
 from testbed import Lab, floors
 
 pytestmark = pytest.mark.cluster
 
 # What Pacemaker does with the part that has no quorum: nothing, or stop everything there. `freeze` lies between.
-POLICIES = ("ignore", "stop", "freeze") if os.environ.get("FOOD_LONG") == "yes" else ("ignore", "stop")
+POLICIES = ("ignore", "stop", "freeze") if LONG else ("ignore", "stop")
 ACKS_BEFORE, APART_S, IN_FLIGHT_S = 100, 10.0, 1.0
 
 

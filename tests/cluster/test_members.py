@@ -6,19 +6,17 @@ No client sees an error. Node by node in a lab of its own, since the others' has
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cluster.operations import RESOURCE, Cluster, Load, assert_clean
+from cluster.operations import RESOURCE, Cluster, Load, assert_clean, only_long
 from testbed import Lab
 
 pytestmark = pytest.mark.cluster
 
-LONG = os.environ.get("FOOD_LONG") == "yes"
 AFTERWARDS_S = 3.0  # of load that the new list carries
 
 
@@ -93,7 +91,7 @@ def test_a_disk_is_lost_and_replaced(settled: Cluster, figures: Any) -> None:
     settled.assert_converged()
 
 
-@pytest.mark.skipif(not LONG, reason="takes minutes: FOOD_LONG=yes")
+@only_long
 def test_a_node_is_added_and_one_is_removed(growing: Cluster, figures: Any) -> None:
     lab = growing.lab
     create(growing)
@@ -130,7 +128,7 @@ def test_a_node_is_added_and_one_is_removed(growing: Cluster, figures: Any) -> N
     growing.operator("foodctl", "put", "k", "v", node="n4")
 
 
-@pytest.mark.skipif(not LONG, reason="takes minutes: FOOD_LONG=yes")
+@only_long
 def test_three_of_four_found_by_command_and_the_fourth_is_added(growing: Cluster) -> None:
     """n4 is in Corosync's list and has never been there: the first start awaits it, and an operator does not."""
     lab = growing.lab

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import pytest
-from cluster.operations import CLONE, RESOURCE, Cluster, assert_clean, now
+from cluster.operations import CLONE, RESOURCE, Cluster, assert_clean, now, only_long
 
 pytestmark = pytest.mark.cluster
 
-only_long = pytest.mark.skipif(os.environ.get("FOOD_LONG") != "yes", reason="takes minutes: tests/run --long")
 
 ODD_NAME = "A.b-c_d." + "x" * 56  # all that pcs accepts in a name, and the longest
 ODD_PORT = 10002

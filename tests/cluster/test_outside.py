@@ -5,7 +5,6 @@ There is no systemd in a lab's node: a shell's loop stands for it.
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster.operations import CLONE, RESOURCE, Cluster, assert_clean, now
+from cluster.operations import CLONE, RESOURCE, Cluster, assert_clean, now, only_long
 from testbed import Lab
 from testbed.inside import Inside
 
@@ -23,7 +22,6 @@ UNIT = Path(__file__).resolve().parents[2] / "deploy" / "food@.service"
 RESTART_S = 0.5
 LONGEST_GAP_MS = 15_000
 RECOVERY_MS = 5_000  # well under the monitor's interval
-long = pytest.mark.skipif(os.environ.get("FOOD_LONG") != "yes", reason="takes long: tests/run --long")
 
 
 def _unit_says(name: str) -> str:
@@ -97,7 +95,7 @@ def test_a_disabled_clones_daemons_live_on_and_are_adopted_again(units: Units, s
     assert_clean(load)
 
 
-@long
+@only_long
 def test_a_released_backup_goes_on_replicating(units: Units, settled: Cluster) -> None:
     """A primary counts it among those in sync, while Pacemaker may not choose it."""
     backup, before = settled.backups()[0], daemons(settled)
@@ -135,7 +133,7 @@ def test_the_external_primary_is_killed(units: Units, settled: Cluster, figures:
     assert_clean(load)
 
 
-@long
+@only_long
 def test_an_external_backup_and_then_its_guardian_are_killed(units: Units, settled: Cluster, figures: Any) -> None:
     """The daemon's death is injected at once; the guardian's is found by its successor and the next monitor."""
     primary, backup = settled.primary(), settled.backups()[0]
@@ -176,7 +174,7 @@ def test_the_node_of_an_external_primary_loses_its_power(units: Units, settled: 
     assert_clean(load)
 
 
-@long
+@only_long
 def test_without_its_unit_a_start_names_it(units: Units, settled: Cluster) -> None:
     """A unit stopped under a running resource: the role moves, and the failure says what to do."""
     old = settled.primary()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +10,11 @@ from typing import Any
 
 import pytest
 from cluster import recipes
-from cluster.operations import CLONE, RESOURCE, Cluster, assert_clean, now
+from cluster.operations import CLONE, LONG, RESOURCE, Cluster, assert_clean, now
 from testbed import Lab, LabError, layout
 
 pytestmark = pytest.mark.cluster
 
-LONG = os.environ.get("FOOD_LONG") == "yes"
 MOVES = 5 if LONG else 1
 VIP_RESOURCE = "food-vip"
 LONGEST_GAP_MS = 10_000

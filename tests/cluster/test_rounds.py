@@ -14,12 +14,11 @@ from typing import Any
 
 import pytest
 from cluster import rounds
-from cluster.operations import CLONE, RESOURCE, Cluster, assert_clean
+from cluster.operations import CLONE, LONG, RESOURCE, Cluster, assert_clean
 from testbed import packages
 
 pytestmark = pytest.mark.cluster
 
-LONG = os.environ.get("FOOD_LONG") == "yes"
 ROUNDS = int(os.environ.get("FOOD_ROUNDS") or (20 if LONG else 6))
 MOVES = int(os.environ.get("FOOD_ROUNDS") or (20 if LONG else 2))
 NAME, PORT = "rounds", 9200

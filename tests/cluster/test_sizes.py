@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster.operations import Cluster, assert_clean, now
+from cluster.operations import LONG, Cluster, assert_clean, now, only_long
 from testbed import Lab
 
 pytestmark = pytest.mark.cluster
 
-LONG = os.environ.get("FOOD_LONG") == "yes"
-only_long = pytest.mark.skipif(not LONG, reason="takes minutes: tests/run --long")
 
 FEW, FEW_PORT, INSTANCES = "few", 10010, 3
 
