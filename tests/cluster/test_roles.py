@@ -145,6 +145,8 @@ def reload(cluster: Cluster, **parameters: str) -> None:
         return all("parameters reloaded: " in logs[node].read_bytes()[end:].decode() for node, end in ends.items())
 
     cluster.wait(reloaded, "the new parameters on every node")
+    # Pacemaker records a reload as a start: until the next monitor's result is in, crm_mon shows no instance promoted.
+    cluster.settle()
 
 
 def monitor_if_degraded(cluster: Cluster, node: str) -> int:
