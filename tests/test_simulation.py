@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from sim.defects import DEFECTS
-from sim.simulator import Outcome, run
+from sim.simulator import Outcome, counted, run
 from sim.tempers import LISTS
 
 SEEDS = int(os.environ.get("FOOD_SEEDS", "2000"))
@@ -46,7 +46,7 @@ STEERED = {"list_that_cannot_commit": LISTS}  # rare elsewhere
 
 def test_every_seed_holds() -> None:
     with get_context("spawn").Pool(os.cpu_count()) as pool:
-        outcomes: list[Outcome] = pool.map(run, range(SEEDS), chunksize=20)
+        outcomes: list[Outcome] = pool.map(counted, range(SEEDS), chunksize=20)
     broken = [f"seed {outcome.seed}: {outcome.broken}" for outcome in outcomes if outcome.broken]
     assert not broken, "\n".join(["tests/simulate --trace --seeds 1 --from SEED shows the schedule", *broken[:10]])
     # The worlds are worth something: work was done in them, and disturbed.

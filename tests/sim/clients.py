@@ -1,4 +1,7 @@
-"""Clients with sessions: pipelining, retries of the same sequence number at any node, and linearizable reads."""
+"""Clients with sessions: pipelining, retries of the same sequence number at any node, and linearizable reads.
+
+What they did and saw is kept as a history for a checker that knows nothing of nodes, logs or epochs.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,48 @@ STEP_MS = 25
 PIPELINE = 4
 
 
+# One operation as its client saw it: (client, op, key, argument, result, invoked_at, returned_at).
+#   op    argument             result, None where it was never learned
+#   get   None                 (value, revision); (None, 0) of an absent key
+#   put   value                revision
+#   del   None                 revision, 0 of an absent key
+#   cas   (revision, value)    revision, or ("compare", the revision found, 0 of an absent key)
+# Moments are microseconds of simulated time, no two alike. A write that was never answered (returned_at is None) may
+# have happened, may happen at any later moment, or never; a read that was not is left out.
+Seen = tuple[int, str, bytes, Any, Any, int, int | None]
+
+
+class History:
+    """Every operation once, however often it was sent; in the order in which they began."""
+
+    def __init__(self, world: Simulation) -> None:
+        self._world = world
+        self._moment = 0
+        self._seen: list[list[Any]] = []
+
+    def _now(self) -> int:
+        self._moment = max(self._moment + 1, self._world.now * 1000)
+        return self._moment
+
+    def invoked(self, client: int, op: str, key: bytes, argument: Any) -> int:
+        """Returns its number, for `returned`."""
+        self._seen.append([client, op, key, argument, None, self._now(), None])
+        return len(self._seen) - 1
+
+    def returned(self, number: int, result: Any) -> None:
+        """The first answer that arrives counts."""
+        seen = self._seen[number]
+        if seen[-1] is None:
+            seen[4], seen[6] = result, self._now()
+
+    def rows(self) -> list[Seen]:
+        return [tuple(seen) for seen in self._seen if seen[1] != "get" or seen[6] is not None]
+
+
+def _learned(result: Result) -> Any:
+    return result.value if result.status == 0 else (result.status, result.value["revision"])
+
+
 class Whose(NamedTuple):
     client: int
     session: int
@@ -29,11 +74,13 @@ class Whose(NamedTuple):
     read: int  # 0: a write
     key: bytes
     floor: Version | None
+    number: int = 0  # of a read, in the history
 
 
 class Write:
-    def __init__(self, op: list[Any]) -> None:
+    def __init__(self, op: list[Any], number: int) -> None:
         self.op = op
+        self.number = number  # in the history
         self.sent_ms = -RETRY_MS
 
 
@@ -62,7 +109,9 @@ class Client:
         else:
             while len(self.waiting) < PIPELINE and rng.random() < 0.5:
                 self.seq += 1
-                self.waiting[self.seq] = Write(self._new())
+                op = self._new()
+                argument = op[2] if op[0] == "put" else tuple(op[2:]) or None
+                self.waiting[self.seq] = Write(op, self.clients.history.invoked(self.number, op[0], op[1], argument))
             for seq, write in self.waiting.items():
                 if now - write.sent_ms >= RETRY_MS:
                     self._write(seq, write)
@@ -89,7 +138,8 @@ class Client:
 
     def _read(self, key: bytes) -> None:
         self._reads += 1
-        whose = Whose(self.number, 0, 0, self._reads, key, None)
+        number = self.clients.history.invoked(self.number, "get", key, None)
+        whose = Whose(self.number, 0, 0, self._reads, key, None, number)
         self._send(whose, None)
 
     def _send(self, whose: Whose, command: list[Any] | None) -> None:
@@ -114,6 +164,7 @@ class Client:
         if whose.read:
             if result.status == 0:
                 self.clients.reads += 1
+                self.clients.history.returned(whose.number, tuple(result.value or (None, 0)))
                 if result.value:
                     self.revisions[whose.key] = result.value[1]
             return
@@ -127,7 +178,8 @@ class Client:
             return
         match result.status:
             case 0 | "compare":
-                del self.waiting[whose.seq]
+                write = self.waiting.pop(whose.seq)
+                self.clients.history.returned(write.number, _learned(result))
                 self.clients.done += 1
             case "session":
                 raise Violation("a session that is in use is known")
@@ -144,6 +196,7 @@ class Clients:
         self.world = world
         self.done = 0
         self.reads = 0
+        self.history = History(world)
         self.all = [Client(self, number) for number in range(count)]
         for client in self.all:
             world.after(world.rng.randrange(STEP_MS), client.step)

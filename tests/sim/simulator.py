@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from food.core import donor
 from food.core.message import Message
 
-from .clients import Clients
+from .clients import Clients, Seen
 from .faults import Faults
 from .invariants import Invariants, Violation
 from .limits import limited
@@ -38,6 +38,7 @@ class Outcome(NamedTuple):
     faults: dict[str, int]
     broken: str | None  # the rule, if one was
     trace: list[str]
+    history: list[Seen]  # what clients did and saw: tests/sim/clients.py
 
 
 class Simulation:
@@ -118,6 +119,7 @@ class Simulation:
             faults,
             broken,
             self._trace or [],
+            self.clients.history.rows(),
         )
 
     def _run(self) -> None:
@@ -199,3 +201,8 @@ class Simulation:
 
 def run(seed: int, trace: bool = False, steer: Temper | None = None) -> Outcome:
     return Simulation(seed, trace, steer).run()
+
+
+def counted(seed: int, steer: Temper | None = None) -> Outcome:
+    """One world of many: without its history, which would take the memory of whoever counts."""
+    return run(seed, steer=steer)._replace(history=[])
