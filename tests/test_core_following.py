@@ -169,11 +169,14 @@ def test_pieces_are_asked_for_one_by_one_and_installed_whole(
 ) -> None:
     following.on_heartbeat(Heartbeat(TWO, Position(TWO, 9), 9, 0), 0)
     sent(local)
+    assert following.received is None
     for chunk in pieces[:-1]:
         following.on_chunk(chunk, 1)
         assert sent(local) == [FetchChunk(TWO, chunk.at, chunk.number + 1)]
         assert local.commit == 1
+        assert following.received == (chunk.number, 8), "a key a piece, the header before"
     following.on_chunk(pieces[-1], 2)
+    assert following.received is None
     assert local.commit == following.matched == 9
     assert len(local.state.rows) == 8
 

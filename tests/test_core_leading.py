@@ -330,6 +330,21 @@ def test_heartbeats_carry_the_tail_and_the_commit_index(primary: Primary) -> Non
     assert beats == [Heartbeat(TWO, Position(TWO, 3), 3, 0)]
 
 
+def test_in_sync_is_who_was_heard_lately_and_lacks_the_newest_entries_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(leading_module, "LEVEL_ENTRIES", 1)
+    primary = Primary()
+    assert primary.leading.in_sync(1_000) == ["a"], "nobody else was heard"
+    primary.ack("b", 1, now_ms=1_001)
+    primary.ack("c", 2, now_ms=1_001)
+    assert primary.local.log.last.index == 3
+    assert primary.leading.in_sync(1_000) == ["a", "c"]
+    assert primary.leading.in_sync(1_001) == ["a"], "it fell silent"
+    primary.ack("b", 3, now_ms=1_002)
+    assert primary.leading.in_sync(1_001) == ["a", "b"]
+
+
 def test_when_a_majority_was_last_heard() -> None:
     primary = Primary("abcde")
     primary.ack("b", 0, now_ms=100)

@@ -4,10 +4,27 @@ from __future__ import annotations
 
 import pytest
 from sim.limits import limited
-from sim.stage import Stage, founded
+from sim.stage import Stage, Wired, founded
 
-from food.core.message import Answer, Ask, Epoch, Fetch, FetchChunk, Seal, Sealed
-from food.core.promotion import DONOR_PATIENCE_MS, RESEND_MS
+from food.core.entries import pack_members
+from food.core.local import Local, blank
+from food.core.message import (
+    Answer,
+    Ask,
+    Chunk,
+    Entry,
+    Epoch,
+    Fetch,
+    FetchChunk,
+    Kind,
+    Member,
+    MemberList,
+    Position,
+    Range,
+    Seal,
+    Sealed,
+)
+from food.core.promotion import DONOR_PATIENCE_MS, RESEND_MS, Promotion
 
 
 def order(stage: Stage, name: str, ms: int = 5_000) -> None:
@@ -66,6 +83,37 @@ def test_nodes_of_two_minds_do_not_found() -> None:
     order(stage, "n1")
     stage.run(300)
     assert "n2 has another node list" in failure(stage, "n1")
+
+
+def test_a_node_whose_disk_was_replaced_midway_founds_nothing_with_both() -> None:
+    stage = Stage(3)
+    stage.run(1_000)
+    order(stage, "n1", 1_000)
+    stage.flow_until("n1", "n2", Seal)
+    stage.pass_on("n1", "n2", Seal)
+    sealed = stage.take_off("n2", "n1", Sealed)
+    assert isinstance(sealed.message, Sealed)
+    stage.node("n1").take((sealed.sender._replace(store="n2.2"), sealed.message))
+    stage.late(sealed)
+    stage.run(1_500, "n1", "n3")
+    assert stage.node("n1").running.local.log.members is None
+    assert failure(stage, "n1") == "no promotion in the time given: waiting for a majority (sealing)"
+
+
+def test_a_store_that_came_to_a_log_since_it_answered_founds_nothing() -> None:
+    stage = Stage(2)
+    stage.run(1_000)
+    order(stage, "n1", 1_000)
+    stage.flow_until("n1", "n2", Seal)
+    stage.pass_on("n1", "n2", Seal)
+    sealed = stage.take_off("n2", "n1", Sealed)
+    assert isinstance(sealed.message, Sealed)
+    sealed.message = sealed.message._replace(last=Position(Epoch(1, "n2.1"), 3))
+    stage.late(sealed)
+    assert stage.node("n1").running.local.log.members is None
+    assert stage.pass_on("n1", "n2", Fetch) == Fetch(Epoch(1, "n1.1"), 0)
+    stage.run(1_500, "n1")
+    assert failure(stage, "n1") == "no promotion in the time given: the log of n2 is better and did not arrive"
 
 
 def test_a_cluster_of_one() -> None:
@@ -143,6 +191,23 @@ def test_the_own_promise_is_durable_before_a_seal_leaves() -> None:
     order(stage, "n3")
     stage.flow_until("n3", "n1", Seal)
     assert stage.node("n3").disk.promise == Epoch(2, "n3.1")
+
+
+def test_nothing_counts_towards_a_promise_that_is_not_durable_here() -> None:
+    """Not even the answers of all others, which then speak of something that this candidate may forget."""
+    members = [Member(f"n{number}", f"n{number}.1") for number in (1, 2, 3)]
+    local = Local(blank(members[0]), "life", ["n1", "n2", "n3"])
+    local.append([Entry(1, Epoch(1, "n2.1"), Kind.MEMBERS, pack_members(MemberList(1, "c", tuple(members))))])
+    local.promise_epoch(Epoch(1, "n2.1"))
+    promotion = Promotion(local, 1, 0, 5_000)
+    of_its_own = Answer("life", 1, local.promise, local.log.last, 0, 1, (), "backup", 10, True, 0, 1, "own", None)
+    promotion.on_answer(members[1], of_its_own, 0)
+    assert promotion.epoch == Epoch(2, "n1.1")
+    for member in members[1:]:
+        promotion.on_sealed(member, Sealed(promotion.epoch, local.log.last, 1, ()), 0)
+    assert not promotion.won
+    promotion.on_saved(0)
+    assert promotion.won
 
 
 def test_the_number_is_above_every_promise_heard() -> None:
@@ -278,6 +343,44 @@ def test_another_donor_is_asked_when_one_falls_silent() -> None:
     stage.run(DONOR_PATIENCE_MS + 500)
     assert stage.role("n3") == "primary"
     assert stage.values("n3")[:3] == ["list", b"a", b"b"]
+
+
+def fetching_n3() -> tuple[Stage, Wired]:
+    """n3 has asked n2 for its log; the answer, not delivered."""
+    stage = lagging_n3()
+    order(stage, "n3")
+    stage.flow_until("n3", "n2", Fetch, "n2", "n3")
+    stage.pass_on("n3", "n2", Fetch)
+    return stage, stage.take_off("n2", "n3", Range)
+
+
+def test_a_piece_that_does_not_fit_what_was_matched_is_not_adopted() -> None:
+    with limited(small=True):  # one entry a piece
+        stage, first = fetching_n3()
+        stage.late(first)
+        stage.pass_on("n3", "n2", Fetch)
+        piece = stage.take_off("n2", "n3", Range)
+        assert isinstance(piece.message, Range)
+        stage.node("n3").take((piece.sender, piece.message._replace(prev=Position(Epoch(1, "n2.1"), 2))))
+        stage.turn("n3")
+        assert stage.values("n3") == ["list", b"a"]
+        assert stage.role("n3") == "candidate"
+        stage.flow("n2", "n3")
+    assert stage.values("n3") == ["list", b"a", b"b", b"c", "barrier"]
+
+
+def test_pieces_count_from_the_donor_that_was_asked_only() -> None:
+    stage, piece = fetching_n3()
+    other = stage.node("n1").disk.member
+    assert isinstance(piece.message, Range)
+    epoch, at = piece.message.epoch, Position(Epoch(1, "n1.1"), 9)
+    for forged in (piece.message, Chunk(epoch, at, 0, True, b"")):
+        stage.node("n3").take((other, forged))
+    stage.turn("n3")
+    assert stage.values("n3") == ["list"]
+    assert not [line for line in stage.log if "snapshot" in line]
+    stage.late(piece)
+    assert stage.values("n3") == ["list", b"a", b"b", b"c", "barrier"]
 
 
 def test_a_donor_that_compacted_gives_a_snapshot() -> None:

@@ -6,6 +6,7 @@ import pytest
 from sim.stage import Stage, founded
 
 from food.core.message import Ack, Append, Epoch, Fetch, Heartbeat, Range, Refused, Seal, Sealed
+from food.core.peers import Wish
 from food.core.replica import HAND_OVER_MS, Replica
 
 
@@ -258,6 +259,69 @@ def test_a_late_refusal_of_an_older_promise_says_nothing() -> None:
     stage.node("n1").take((sender, Refused(Epoch(0, ""), True)))
     stage.turn("n1")
     assert stage.role("n1") == "primary"
+
+
+def test_a_store_of_another_cluster_among_ours_is_not_promoted_and_has_no_score() -> None:
+    stage = founded(1)
+    own = replica(stage, "n1")
+    own.local.nodes = ("n1", "n2")
+    stage.demote("n1")
+    own.peers.on_stranger("n2", stage.now)
+    own.promote(stage.now, stage.now + 5_000)
+    stage.tick("n1")
+    assert own.failure == "this store is of another cluster than that of n2"
+    assert stage.role("n1") == "backup" and own.deposed
+    own.demote(stage.now, 0)
+    stage.tick("n1")
+    assert own.wish == Wish(None, "this store is of another cluster than that of n2")
+
+
+def test_no_score_is_shown_while_the_manager_must_not_promote() -> None:
+    stage = founded(3)
+    stage.run(1_000)
+    replica(stage, "n2").withheld = "not adopted"
+    stage.tick("n2")
+    assert replica(stage, "n2").wish == Wish(None, "not adopted; in sync")
+    replica(stage, "n2").withheld = ""
+    stage.tick("n2")
+    assert replica(stage, "n2").wish.score == 100, "at once: it was no measurement that may flap"
+
+
+# --- Late pieces ---
+
+
+def test_a_piece_of_an_older_epoch_is_ignored() -> None:
+    stage = founded(3)
+    following = replica(stage, "n2").following
+    assert following
+    stage.propose("n1", b"a")
+    stage.drop()
+    following._fetcher.want(1, stage.now)
+    stage.turn("n2")
+    stage.pass_on("n2", "n1", Fetch)
+    late = stage.take_off("n1", "n2", Range)
+    stage.promote("n3", "n2", "n3")
+    before = stage.values("n2")
+    stage.late(late)
+    assert stage.values("n2") == before == ["list", "barrier"]
+
+
+def test_a_donors_piece_that_comes_after_the_promotion_failed_is_ignored() -> None:
+    stage = founded(3)
+    stage.propose("n1", b"a")
+    stage.flow("n1", "n2")
+    stage.node("n1").crash()
+    stage.drop()
+    replica(stage, "n3").promote(stage.now, stage.now + 5_000)
+    stage.turn("n3")
+    stage.flow_until("n3", "n2", Fetch, "n2", "n3")
+    stage.pass_on("n3", "n2", Fetch)
+    late = stage.take_off("n2", "n3", Range)
+    stage.demote("n3")
+    stage.drop()
+    stage.late(late)
+    assert stage.role("n3") == "backup"
+    assert stage.values("n3") == ["list"]
 
 
 # --- Restarts ---

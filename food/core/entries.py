@@ -115,11 +115,10 @@ class Log:
     def compact(self, index: int) -> None:
         """Forgets entries up to `index`; the state holds their effect."""
         position, members = self.position(index), self.members_at(index)
+        assert members is not None, "what is forgotten was committed, and so founded"
         self._drop(0, index - self.base.index)
         self.base = position
-        self._lists = [(at, lst) for at, lst in self._lists if at > index]
-        if members:
-            self._lists.insert(0, (index, members))
+        self._lists = [(index, members), *((at, later) for at, later in self._lists if at > index)]
 
     def _drop(self, start: int, stop: int) -> None:
         self._dropped += sum(ENTRY_BYTES + len(entry.data) for entry in self._entries[start:stop])

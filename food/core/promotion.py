@@ -97,8 +97,8 @@ class Promotion:
 
     def _advance(self, now_ms: int) -> None:
         local = self._local
-        if self._local.store not in self._sealed or self.won:
-            return
+        if local.store not in self._sealed:
+            return  # our own promise is not durable yet: nothing counts towards it
         # An answer counts once our log is at least as good as the one behind it: so a donor counts only once its
         # log is here, and if it dies, a majority without it is needed. Never our own shorter log with its vote.
         counted = {
@@ -125,7 +125,7 @@ class Promotion:
         """
         local = self._local
         sealed = {self._members[store]: answer for store, answer in self._sealed.items()}
-        if local.log.last != START or any(answer.last != START for answer in sealed.values()):
+        if any(answer.last != START for answer in sealed.values()):
             return
         nodes = local.founding_nodes
         different = next((m.node for m, answer in sorted(sealed.items()) if answer.nodes != nodes), None)
@@ -181,7 +181,7 @@ class Promotion:
     def tick(self, now_ms: int) -> None:
         if now_ms >= self.deadline_ms:
             self.failed = self.failed or f"no promotion in the time given: {self.missing()}"
-        elif now_ms - self._sent_ms >= RESEND_MS and not self.won:
+        elif now_ms - self._sent_ms >= RESEND_MS:
             if self.epoch is None:
                 self._ask_again(now_ms)
             else:
@@ -197,8 +197,6 @@ class Promotion:
         silent = ", ".join(sorted(wanted - names))
         if self._fetcher:
             return f"the log of {self._fetcher.source.node} is better and did not arrive"
-        if local.log.members is None and not silent:
-            return "the nodes are not all empty, or this one is and the cluster is not"
         step = "sealing" if self.epoch else "asking"
         return f"no answer from {silent} ({step})" if silent else f"waiting for a majority ({step})"
 

@@ -217,19 +217,13 @@ class Replica:
             case Refused():
                 self._on_refused(sender, message, now_ms)
             case Append() | Heartbeat():
-                if following := self._follow(sender, message.epoch, now_ms):
-                    if isinstance(message, Append):
-                        following.on_append(message, now_ms)
-                    else:
-                        following.on_heartbeat(message, now_ms)
-                    if not following.behind:
-                        self._level_ms = now_ms
+                self._on_published(sender, message, now_ms)
             case Range() | Chunk():
                 self._on_fetched(sender, message, now_ms)
             case Ack():
                 if self.leading and message.epoch == self.leading.epoch:
                     self.leading.on_ack(sender.store, message, now_ms)
-            case Fetch() | FetchChunk():
+            case _:  # Fetch or FetchChunk
                 self._serve_fetch(sender, message, now_ms)
 
     def _answer(self, sender: Member, ask: Ask, now_ms: int) -> None:
@@ -297,6 +291,17 @@ class Replica:
     def _well_connected(self, now_ms: int) -> bool:
         return self.leading is not None and now_ms - self.leading.contact_ms(now_ms) < self.isolation_ms // 2
 
+    def _on_published(self, sender: Member, message: Append | Heartbeat, now_ms: int) -> None:
+        following = self._follow(sender, message.epoch, now_ms)
+        if following is None:
+            return
+        if isinstance(message, Append):
+            following.on_append(message, now_ms)
+        else:
+            following.on_heartbeat(message, now_ms)
+        if not following.behind:
+            self._level_ms = now_ms
+
     def _follow(self, sender: Member, epoch: Epoch, now_ms: int) -> Following | None:
         """The Following of this epoch, begun if it is new; None when the sender was refused or ignored."""
         local = self.local
@@ -347,8 +352,7 @@ class Replica:
 
     def _after_promotion(self, now_ms: int) -> None:
         promotion, local = self.promotion, self.local
-        if promotion is None:
-            return
+        assert promotion is not None
         if promotion.epoch:
             self.following = None  # promised to ourselves: nobody else's appends count now
         if promotion.failed:
