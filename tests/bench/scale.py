@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """What size does: start, memory, and the catch-up of a backup under load. Real daemons on loopback, no Pacemaker.
 
-tests/bench/scale.py [start|memory|writes|entries|snapshot …] [--keys N] [--value-bytes N] [--clients N] [--rate N]
+tests/bench/scale.py [start|memory|writes|cost|entries|snapshot …] [--keys N] [--value-bytes N] [--clients N] [--rate N]
 
 start     kill and start a daemon that holds --keys keys of --value-bytes: how long until it answers
 memory    write --keys keys through the primary: resident memory of each daemon
 writes    --writes writes on --clients keys: resident memory along the way, which should stay
+cost      what a write to one of few and of --keys keys costs: writes a second, processor time of the daemons
 entries   a backup that is --behind entries behind starts while clients write
 snapshot  a backup that missed all of --keys keys of --value-bytes starts while clients write
 
@@ -17,14 +18,17 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import statistics
 import sys
 import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
+from random import Random
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,6 +49,10 @@ WRITE_PATIENCE_S = 30.0
 PIECE_ROWS = 2_000
 WINDOW_S = 10.0  # measured before and after a catch-up
 SHOWN_EVERY_S = 5.0
+FEW_KEYS = 1_000
+COST_ROUNDS = 5
+COST_CLIENTS = (1, 64, 500)
+WARM_S, COST_S = 2.0, 6.0
 
 
 class Stillness:
@@ -150,6 +158,23 @@ def rss_mib(node: Node) -> int:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) // 1024
 
 
+def processor_s(cluster: Cluster) -> float:
+    """Processor time that the daemons have had, user's and system's."""
+    ticks = 0
+    for node in cluster:
+        assert node.process
+        fields = Path(f"/proc/{node.process.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def scattered(keys: int) -> Iterator[Request]:
+    """Writes for ever, each to a key picked by chance: the next one lies nowhere near."""
+    rng = Random(keys)
+    for number in count(1):
+        yield Request("w", "put", (key_of(rng.randrange(keys)), value_of(number, 100)))
+
+
 def memory(cluster: Cluster) -> str:
     return "   ".join(f"{node.name} {rss_mib(node):,} MiB" for node in cluster if node.alive)
 
@@ -220,7 +245,7 @@ class Scale:
         except TimeoutError:
             return False
 
-    def _filled(self, *names: str) -> None:
+    def filled(self, *names: str) -> None:
         self._stop("n1", "n2", "n3")
         fill_disks(self.cluster, self.options.keys, self.options.value_bytes, names)
         self._start(*names)
@@ -229,7 +254,7 @@ class Scale:
     # --- Stages ---
 
     def start(self) -> None:
-        self._filled("n1", "n2", "n3")
+        self.filled("n1", "n2", "n3")
         for _ in range(3):
             self._stop("n3")
             began = time.monotonic()
@@ -270,7 +295,7 @@ class Scale:
         self._catch_up(options.behind)
 
     def snapshot(self) -> None:
-        self._filled("n1", "n2")
+        self.filled("n1", "n2")
         self._catch_up(self.options.keys)
 
     def _catch_up(self, keys: int) -> None:
@@ -306,7 +331,43 @@ class Scale:
         say(f"memory: {memory(self.cluster)}")
 
 
-STAGES = ("start", "memory", "writes", "entries", "snapshot")
+def measured(keys: int, patience_s: float) -> dict[int, tuple[float, float]]:
+    """Clients: (writes a second, daemons' processor time a write in us) of a cluster that holds so many keys."""
+    found = {}
+    with Cluster(3, log_level="warning") as cluster:
+        scale = Scale(argparse.Namespace(keys=keys, value_bytes=100, patience_s=patience_s), cluster)
+        scale.filled("n1", "n2", "n3")
+        for clients in COST_CLIENTS:
+            writers = Writers(cluster, clients, scattered(keys))
+            time.sleep(WARM_S)
+            began, spent, done = time.monotonic(), processor_s(cluster), len(writers.at)
+            time.sleep(COST_S)
+            took, spent, done = time.monotonic() - began, processor_s(cluster) - spent, len(writers.at) - done
+            writers.end()
+            assert not writers.errors, writers.errors[:3]
+            found[clients] = (done / took, spent / done * 1e6)
+    return found
+
+
+def cost(options: argparse.Namespace) -> None:
+    """Few keys and many in alternation, each on a cluster of its own."""
+    sizes = (FEW_KEYS, options.keys)
+    rounds = []
+    for number in range(COST_ROUNDS):
+        rounds.append({keys: measured(keys, options.patience_s) for keys in sizes})
+        say(f"round {number + 1} of {COST_ROUNDS}")
+    for clients in COST_CLIENTS:
+        few, many = ([one[keys][clients] for one in rounds] for keys in sizes)
+        rates = [statistics.median(rate for rate, _ in found) for found in (few, many)]
+        costs = [statistics.median(us for _, us in found) for found in (few, many)]
+        apart = [statistics.median(b[i] / a[i] for a, b in zip(few, many, strict=True)) for i in (0, 1)]
+        say(
+            f"{clients:3} clients, {sizes[0]:,} and {sizes[1]:,} keys: {rates[0]:.0f} and {rates[1]:.0f} writes/s "
+            f"(x {apart[0]:.2f}); three daemons {costs[0]:.0f} and {costs[1]:.0f} us a write (x {apart[1]:.2f})"
+        )
+
+
+STAGES = ("start", "memory", "writes", "cost", "entries", "snapshot")
 
 
 def main() -> None:
@@ -323,6 +384,9 @@ def main() -> None:
     options = parser.parse_args()
     for stage in options.stages or STAGES:
         say(f"{stage}:")
+        if stage == "cost":
+            cost(options)
+            continue
         with Cluster(3, log_level="warning") as cluster:
             getattr(Scale(options, cluster), stage)()
 
