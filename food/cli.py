@@ -31,7 +31,7 @@ exit codes:
   6   refused (too large, no space, malformed), or an answer that was not understood
   130 interrupted; a write under way has an unknown outcome
 """
-STATE_MOST = 120  # characters of a member's state: a remedy is in it
+STATE_MOST = 200  # characters of a member's state: a remedy is in it
 NOT_THERE, USAGE, UNAVAILABLE, UNKNOWN, COMPARE, REFUSED, INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
 
 

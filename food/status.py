@@ -13,7 +13,10 @@ from .transport import Transport
 
 def summary(replica: Replica, now_ms: int) -> str:
     """One line on this node's state, for `crm_mon -A`. Free of numbers that change all the time."""
-    return _state(replica, now_ms) + (", no space" if replica.local.no_space else "")
+    text, agreement = _state(replica, now_ms), replica.agreement
+    if agreement.differing and not agreement.odd:  # who is odd says so in so many words
+        text += f"; the state of {', '.join(sorted(agreement.differing))} differs"
+    return text + (", no space" if replica.local.no_space else "")
 
 
 def _state(replica: Replica, now_ms: int) -> str:
@@ -69,6 +72,7 @@ def report(replica: Replica, transport: Transport, now_ms: int) -> dict[str, Any
             "why": replica.wish.why,
             "no_space": local.no_space or None,
             "state_hash": f"{local.state.hash:016x}",
+            "votes": not replica.agreement.odd,
             "member_list": members.number if members else 0,
             "keys": keys_text(transport.keys),
             "refused": dict(transport.gate.totals),
@@ -101,6 +105,7 @@ def _member(replica: Replica, transport: Transport, member: Member, now_ms: int)
     local = replica.local
     voting = member.store in local.voters
     row: dict[str, Any] = {"node": member.node, "store": member.store, "voting": voting, "answers": False}
+    row["differs"] = _differs(replica, member)
     row["endpoint"] = transport.client_endpoint(member.node)
     heard = replica.peers.heard.get(member.store)
     if member.store == local.store:
@@ -134,6 +139,8 @@ def _other(replica: Replica, heard: Heard, now_ms: int) -> dict[str, Any]:
     lag = max(0, replica.local.log.last.index - answer.last.index)
     state = "in sync" if answer.matched else "catching up"
     state = _with_snapshot(state, replica.donor.given(heard.member.store))
+    if differs := _differs(replica, heard.member):
+        state = f"the state differs at entry {differs['entry']}: {differs['there']}, here {differs['here']}"
     if age_ms > replica.isolation_ms:
         state = f"no answer for {age_ms // 1000} s"
     return {
@@ -146,6 +153,12 @@ def _other(replica: Replica, heard: Heard, now_ms: int) -> dict[str, Any]:
         "score": answer.score,
         "since_s": answer.since_ms // 1000,
     }
+
+
+def _differs(replica: Replica, member: Member) -> dict[str, Any] | None:
+    """Where another node's state hashes to something else than ours."""
+    found = replica.agreement.differing.get(member.node)
+    return {"entry": found.index, "here": f"{found.here:016x}", "there": f"{found.there:016x}"} if found else None
 
 
 def _with_snapshot(state: str, keys: tuple[int, int] | None) -> str:

@@ -19,6 +19,7 @@ from .core.message import (
     Append,
     Ask,
     Chunk,
+    Digest,
     Entry,
     Epoch,
     Fetch,
@@ -37,6 +38,8 @@ from .core.message import (
 VERSION = 1
 NUMBER_MOST = 2**63 - 1  # SQLite's
 _KINDS = {int(kind): kind for kind in Kind}  # looked up: calling an enum costs as much as all the rest of an entry
+HASH_MOST = 2**64 - 1
+MARKS_MOST = 64
 PEER_FRAME_MOST_BYTES = 8 * 1024 * 1024
 
 
@@ -134,6 +137,18 @@ def _seen(value: Any) -> tuple[int, str] | None:
     return _whole(starts), _text(life)
 
 
+def _marks(value: Any) -> tuple[tuple[int, int], ...]:
+    if len(value) > MARKS_MOST:
+        raise ValueError(f"{len(value)} marks: at most {MARKS_MOST}")
+    return tuple((_whole(index), _hash(found)) for index, found in value)
+
+
+def _hash(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= HASH_MOST:
+        raise ValueError(f"{value!r:.40} where a hash belongs")
+    return value
+
+
 def _optional_whole(value: Any) -> int | None:
     return None if value is None else _whole(value)
 
@@ -187,6 +202,7 @@ _READERS: dict[int, Callable[[list[Any]], Message]] = {
     10: _range,
     11: _reader(FetchChunk, _epoch, _position, _whole),
     12: _reader(Chunk, _epoch, _position, _whole, _truth, _bytes),
+    13: _reader(Digest, _marks, _truth),
 }
 _CODES: dict[type, int] = {
     Ask: 1,
@@ -201,4 +217,5 @@ _CODES: dict[type, int] = {
     Range: 10,
     FetchChunk: 11,
     Chunk: 12,
+    Digest: 13,
 }

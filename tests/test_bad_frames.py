@@ -9,7 +9,6 @@ import contextlib
 import io
 import os
 import random
-import re
 import resource
 import socket
 import time
@@ -22,7 +21,6 @@ import pytest
 import zmq
 from daemons import Cluster, Node, wait
 
-from food import gate
 from food.calls import TooLarge
 from food.cli import main as foodctl
 from food.client import Client
@@ -32,7 +30,6 @@ PORT = 18_610
 MIB = 1024 * 1024
 COUNTED_EVERY_MS = 500  # instead of a minute
 LOUD = f"import sys, food.daemon as d; d.ODD_FRAMES_EVERY_MS = {COUNTED_EVERY_MS}; sys.exit(d.main())"
-STRANGERS = 30
 NOISE = random.Random(4711).randbytes(4096)
 
 
@@ -326,30 +323,6 @@ PORTS = {"log": 0, "peers": 1, "clients": 2}
 
 def connect(node: Node, offset: int) -> socket.socket:
     return socket.create_connection((node.address, PORT + offset), timeout=5)
-
-
-def test_who_is_turned_away_is_logged_now_and_then_with_a_count(served: Served) -> None:
-    """Many attempts, few lines, and none left out of a count."""
-    line = re.compile(r"warning: food daemon: refused (\d+) connections from .+ on the clients' port: (.*)")
-
-    def counted() -> int:
-        with served.client() as client:
-            (own,) = (answer["self"] for answer in client.status().answers.values() if answer)
-        return sum(own["refused"].values())
-
-    def told() -> list[tuple[str, str]]:
-        return line.findall(served.log()[began:])
-
-    before, began = counted(), len(served.log())
-    for number in range(STRANGERS):
-        with zmq.Context() as context, context.socket(zmq.DEALER) as stranger:
-            stranger.connect(f"tcp://{served.n1.address}:{PORT + 2}")
-            wait(lambda number=number: counted() - before > number, 5, "a stranger is not counted")
-    wait(lambda: sum(int(count) for count, _ in told()) >= STRANGERS, 10, "not every stranger was logged")
-    assert sum(int(count) for count, _ in told()) == counted() - before == STRANGERS
-    assert {kind for _, kind in told()} == {gate.NO_KEY}
-    assert len(told()) < STRANGERS
-    served.check()
 
 
 @pytest.mark.parametrize("port", PORTS)

@@ -363,3 +363,16 @@ def test_the_reason_is_always_the_newest() -> None:
     scores.update(TEN, 0, at_once=False)
     scores.update(Wish(10, "another reason"), 1, at_once=False)
     assert scores.wish.why == "another reason"
+
+
+def test_who_says_that_it_does_not_vote_is_as_good_as_not_there(peers: Peers) -> None:
+    peers.on_votes("b", False)
+    assert not peers.voteless, "nobody has heard of it"
+    peers.on_answer(OTHER, answer(peers))
+    peers.on_votes("b", False)
+    assert not peers.recent(1_000, 500)
+    peers.on_votes("b", True)
+    assert set(peers.recent(1_000, 500)) == {"b"}
+    peers.on_votes("b", False)
+    peers.on_answer(Member("n2", "new disk"), answer(peers))
+    assert not peers.voteless, "another store is another vote"

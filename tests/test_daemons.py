@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 import zmq
 from daemons import ROOT, Cluster, Node, wait
+from tampering import tamper
 
 from food.calls import CompareFailed, FoodError
 from food.client import Client, Item, Row
@@ -417,6 +418,64 @@ def test_a_rolled_back_store_is_set_aside(cluster: Cluster) -> None:
     n3.start()
     wait(lambda: "learner" in n3.request("status")["status"], 10, "it is no learner")
     assert len(list(n3.data_dir.glob("set-aside-*/food.db"))) == 1
+
+
+def test_a_store_whose_state_was_tampered_with_is_outvoted(cluster: Cluster) -> None:
+    """The store itself notices nothing: the sum fits. The others' states do."""
+    n1, n2, n3 = cluster
+    with client(cluster) as writer:
+        writer.put(b"key", b"right")
+        time.sleep(1.5)  # until the state's tables have it
+        for number in range(50):
+            writer.put(b"%d" % number, b"v")
+        before = report(n1)["self"]["state_hash"]
+        n3.kill()
+        tamper(n3.data_dir / "food.db", b"key", b"wrong")
+        n3.start()
+        assert n3.process
+        assert n3.process.wait(10) == 1
+        wait(lambda: n3.exiting, 2, "no reason was given")
+        assert (n3.exiting or "").startswith("the state differs from that of n1, n2 at entry "), n3.exiting
+        n3.start()
+        wait(lambda: "learner" in n3.request("status")["status"], 10, "it is no learner")
+        (aside,) = n3.data_dir.glob("set-aside-*/food.db")
+        assert Store(aside.parent, "n3").recovered.state.rows[b"key"].value == b"wrong", "not noticed by itself"
+        wait(lambda: report(n3).get("applied") == report(n1)["applied"], 10, "the learner does not learn")
+        assert report(n3)["self"]["state_hash"] == report(n1)["self"]["state_hash"] == before
+        n2.kill()
+        with pytest.raises(FoodError), client(cluster, timeout_s=3) as alone:
+            alone.put(b"alone", b"n1 and a learner are no majority")
+
+
+def test_a_backup_that_differs_from_the_primary_of_two_stops_and_is_replaced() -> None:
+    """Nobody can say who is right: the primary's state counts, and an operator puts the other one away."""
+    with Cluster(2, PORT) as cluster:
+        n1, n2 = cluster
+        cluster.promote("n1")
+        with client(cluster, timeout_s=3) as writer:
+            writer.put(b"key", b"right")
+            time.sleep(1.5)
+            n2.kill()
+            tamper(n2.data_dir / "food.db", b"key", b"wrong")
+            n2.start()
+            wait(lambda: "not voting" in n2.why, 10, "it did not notice")
+            assert n2.alive and n2.score is None
+            assert report(n2)["self"]["votes"] is False
+            assert "the state of n2 differs" in n1.request("status")["status"]
+            with pytest.raises(FoodError):
+                writer.put(b"key", b"not acknowledged by two")
+            assert ask(n2, [1, "s", ["get", b"key"]])[1] == "no_quorum"
+        n2.kill()
+        shutil.rmtree(n2.data_dir)
+        n2.data_dir.mkdir()
+        n2.start()
+        wait(lambda: "foodctl member replace n2" in n2.request("status")["status"], 10, "it is no learner")
+        command = [sys.executable, "-m", "food.cli", "--endpoints", n1.endpoint, "--key-file", str(cluster.key_file)]
+        done = subprocess.run([*command, "member", "replace", "n2"], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        with client(cluster) as writer:
+            assert writer.put(b"key", b"acknowledged again")
+        level(cluster, "n1", "n2")
 
 
 # --- Whatever comes in, and whatever goes away ---

@@ -35,6 +35,7 @@ CORE_ORDER = (
     "snapshot",
     "ready",
     "local",
+    "agreement",
     "members",
     "donor",
     "peers",

@@ -38,6 +38,7 @@ BY_CHANCE = (
     "list_answered_at_its_append",
     "read_without_a_round",
     "duplicates_applied_again",
+    "a_key_forgotten_on_one_node",
 )
 
 

@@ -17,6 +17,7 @@ from food.core.message import (
     START,
     Ack,
     Answer,
+    Digest,
     Entry,
     Epoch,
     Fetch,
@@ -175,6 +176,32 @@ def test_a_primary_says_how_much_of_a_snapshot_it_has_given(
     replica.step(N3, FetchChunk(epoch, Position(epoch, 6), 1), 300)
     (row,) = (row for row in report(replica, transport, 300)["members"] if row["node"] == "n3")
     assert row["state"] == "catching up: snapshot, 1 of 3 keys (33 %)"
+
+
+def test_a_state_that_differs_is_named(replica: Replica, transport: Transport) -> None:
+    """By the primary in its line and the other's row; by the odd one in its own line, with the remedy."""
+    epoch = lead(replica, 300)
+    assert report(replica, transport, 300)["members"][1]["differs"] is None
+    replica.step(N2, Digest(((3, 0xABC),), False), 400)
+    assert summary(replica, 400) == "primary, epoch 2, 2 of 3 in sync; the state of n2 differs"
+    found = report(replica, transport, 400)
+    row = found["members"][1]
+    assert row["differs"] == {"entry": 3, "here": "0000000000000000", "there": "0000000000000abc"}
+    assert row["state"] == "the state differs at entry 3: 0000000000000abc, here 0000000000000000"
+    assert found["self"]["votes"] is True
+    replica.demote(400, 0)
+    replica.tick(400)
+    newer = Epoch(epoch.number + 1, N2.store)
+    replica.step(N2, Heartbeat(newer, Position(epoch, 3), 3, 1), 2_000)
+    for now_ms in (2_000, 3_500):
+        replica.step(N2, Digest(((3, 0xABC),), True), now_ms)
+    replica.tick(3_500)
+    odd = "the state differs from n2's at entry 3: here 0000000000000000, there 0000000000000abc: not voting; "
+    odd += "move the data directory away, then foodctl member replace n1"
+    assert summary(replica, 3_500) == f"backup, epoch 3, {odd}"
+    found = report(replica, transport, 3_500)
+    assert found["self"]["votes"] is False and found["self"]["why"] == odd
+    assert found["members"][0]["state"] == odd
 
 
 def test_the_report_before_the_founding(transport: Transport) -> None:

@@ -17,6 +17,7 @@ from food.core.message import (
     Append,
     Ask,
     Chunk,
+    Digest,
     Entry,
     Epoch,
     Fetch,
@@ -60,6 +61,8 @@ MESSAGES: list[Message] = [
     Range(E3, P4, ENTRIES, 4),
     FetchChunk(E3, P8, 3),
     Chunk(E3, P8, 3, True, bytes(1000)),
+    Digest(((1_000, 0), (1_007, 2**64 - 1)), False),
+    Digest((), True),
 ]
 NAMES = [type(message).__name__ for message in MESSAGES]
 
@@ -110,6 +113,9 @@ REFUSED = {
     "epochs that fall": (frame(E2, [E1, 0], [[E2, [[1, b""]]], [E1, [[1, b""]]]], 0), "epoch 1 behind one of 2"),
     "an epoch older than what it follows": (frame(E2, [E2, 4], [[E1, [[1, b""]]]], 0), "an epoch that they cannot"),
     "an epoch newer than the sender's": (frame(E1, [E1, 4], [[E2, [[1, b""]]]], 0), "an epoch that they cannot"),
+    "a hash that is none": (frame([[1, 2**64 - 1], [2, -1]], True, code=13), "-1 where a hash belongs"),
+    "a hash of text": (frame([[1, "0"]], True, code=13), "where a hash belongs"),
+    "more marks than anybody keeps": (frame([[1, 1]] * 65, True, code=13), "65 marks: at most 64"),
     "a member list that is none": (frame(E1, [E1, 0], [[E1, [[2, b"\x01"]]]], 0), "not a member list"),
     "a member list of noise": (frame(E1, [E1, 0], [[E1, [[2, b"\xc1"]]]], 0), "message 6"),
 }

@@ -22,6 +22,8 @@ KEEP_ENTRIES = 20_000  # entries kept behind the state for backups that fell beh
 KEEP_BYTES = 64 * 1024 * 1024  # at most so much memory for them
 HOLD_BYTES = 512 * 1024 * 1024  # and so much while one is receiving a snapshot
 COMPACT_MOST_ENTRIES = 10_000  # forgotten at a time
+MARK_ENTRIES = 1_000  # at multiples of so many the state's hash is kept, to be compared with the others'
+MARKS_KEPT = 64
 
 
 class Recovered(NamedTuple):
@@ -57,6 +59,7 @@ class Local:
         self._staged: tuple[Position, int] | None = None  # which snapshot, up to which piece
         self._flushed_ms = 0
         self._flushed_index = self.state.applied
+        self.marks: dict[int, int] = {}  # applied index: the state's hash there, ascending
         # Durable before anybody hears of this life: whoever remembers one that is not noted here remembers another
         # history of this disk. A count alone is outrun by an older copy that is restarted often enough.
         self._note(f"{self.store} {self.starts}", self.starts, life)
@@ -144,9 +147,16 @@ class Local:
                 self.state.skip(index)
             if entry.kind == Kind.MEMBERS:
                 results.append((index, Result(0, unpack_members(entry.data))))
+            if index % MARK_ENTRIES == 0:
+                self._mark(index)
         self.commit = max(self.commit, commit)
         assert self.state.applied == self.commit
         return results
+
+    def _mark(self, index: int) -> None:
+        self.marks[index] = self.state.hash
+        if len(self.marks) > MARKS_KEPT:
+            del self.marks[next(iter(self.marks))]
 
     @property
     def installing(self) -> bool:
@@ -171,6 +181,7 @@ class Local:
         suffix = self.log.reset(at, snapshot.members)
         self._save.install(snapshot, list(suffix))
         self.state, self.commit, self._flushed_index, self._staged = state, at.index, at.index, None
+        self.marks = {}  # were of the state that is gone
 
     def remember(self, store: str, starts: int, life: str) -> None:
         """A store's start count, so that an older copy of it is recognised. Late words of a former life do not

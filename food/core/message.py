@@ -94,6 +94,13 @@ class Answer(NamedTuple):
     remembers: tuple[int, str] | None  # (starts, life) it has seen of the store that asks
 
 
+class Digest(NamedTuple):
+    """Comes with each Answer: what the sender's state was at indexes that others pass, too."""
+
+    marks: tuple[tuple[int, int], ...]  # (applied index, hash of the state there)
+    votes: bool  # whether it seals and acknowledges: a store that differs does not
+
+
 # --- Promotion ----------------------------------------------------------------------------------------------------
 
 
@@ -185,4 +192,6 @@ class Chunk(NamedTuple):
     data: bytes
 
 
-Message = Ask | Answer | Seal | Sealed | Refused | Append | Heartbeat | Ack | Fetch | Range | FetchChunk | Chunk
+Message = (
+    Ask | Answer | Digest | Seal | Sealed | Refused | Append | Heartbeat | Ack | Fetch | Range | FetchChunk | Chunk
+)

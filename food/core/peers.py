@@ -36,6 +36,7 @@ class Peers:
         self.round = 0
         self._asked_ms: dict[int, int] = {}  # round: when
         self.heard: dict[str, Heard] = {}  # by store
+        self.voteless: set[str] = set()  # stores that say that they do not vote
         self._strangers_ms: dict[str, int] = {}  # by node, when they were last heard
 
     def ask(self, now_ms: int) -> int:
@@ -67,6 +68,7 @@ class Peers:
         self.heard[sender.store] = Heard(sender, answer, asked_ms)
         for store in [s for s, h in self.heard.items() if h.member.node == sender.node and s != sender.store]:
             del self.heard[store]  # a node has one store at a time
+            self.voteless.discard(store)
         self._local.remember(sender.store, answer.starts, answer.own_life)
         if answer.remembers is None:
             return None
@@ -77,6 +79,13 @@ class Peers:
                 f"does not know; this process is start {self._local.starts}"
             )
         return None
+
+    def on_votes(self, store: str, votes: bool) -> None:
+        """What a store says of itself."""
+        if votes:
+            self.voteless.discard(store)
+        elif store in self.heard:
+            self.voteless.add(store)
 
     def on_stranger(self, node: str, now_ms: int) -> None:
         """A node of the cluster manager's list has the store of another cluster than ours."""
@@ -93,8 +102,9 @@ class Peers:
         return f"this store is of another cluster than that of {', '.join(strangers)}"
 
     def recent(self, now_ms: int, most_ms: int) -> dict[str, Heard]:
-        """Those whose round trip is at most `most_ms` old."""
-        return {store: heard for store, heard in self.heard.items() if now_ms - heard.at_ms <= most_ms}
+        """Those whose round trip is at most `most_ms` old; who does not vote is as good as not there."""
+        heard = self.heard.items()
+        return {s: h for s, h in heard if now_ms - h.at_ms <= most_ms and s not in self.voteless}
 
 
 class Wish(NamedTuple):

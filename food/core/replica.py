@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import quorum
+from .agreement import Agreement
 from .donor import Donor
 from .following import Following
 from .leading import Leading
@@ -25,6 +26,7 @@ from .message import (
     Append,
     Ask,
     Chunk,
+    Digest,
     Epoch,
     Fetch,
     FetchChunk,
@@ -49,7 +51,7 @@ HAND_OVER_MS = 1_000
 
 
 class StoreUnusable(Exception):
-    """This store must not vote any more (a copy, or rolled back); the text says why."""
+    """This store must not vote any more (a copy, rolled back, or unlike the others'); the text says why."""
 
 
 class Replica:
@@ -59,6 +61,7 @@ class Replica:
         self.local = local
         self.isolation_ms = isolation_ms
         self.peers = Peers(local)
+        self.agreement = Agreement(local)
         self.donor = Donor(local)
         self.scores = Scores()
         self.following: Following | None = None
@@ -121,6 +124,8 @@ class Replica:
             self.promotion.deadline_ms = deadline_ms
         elif not self.leading and (stranger := self.peers.outnumbered(now_ms, self.isolation_ms)):
             self.failure = stranger
+        elif not self.leading and self.agreement.odd:
+            self.failure = self.agreement.odd
         elif not self.leading:
             self.promotion = Promotion(self.local, self.peers.ask(now_ms), now_ms, deadline_ms)
             self._after_promotion(now_ms)
@@ -152,7 +157,9 @@ class Replica:
             self._not_primary(whose)
 
     def read_stale(self, whose: object, op: object, args: list[Any]) -> None:
-        self.local.ready.answers.append((whose, self.local.state.query(op, args)))
+        odd = self.agreement.odd
+        found = Result("no_quorum", {"text": odd}) if odd else self.local.state.query(op, args)
+        self.local.ready.answers.append((whose, found))
 
     def change_members(self, whose: object, change: Change, now_ms: int) -> None:
         """An operator's command, at the primary: answered with the list once it is committed, or with why not."""
@@ -205,9 +212,11 @@ class Replica:
             case Answer():
                 if unusable := self.peers.on_answer(sender, message):
                     raise StoreUnusable(unusable)
-                if self.promotion:
+                if self.promotion and sender.store not in self.peers.voteless:
                     self.promotion.on_answer(sender, message, now_ms)
                     self._after_promotion(now_ms)
+            case Digest():
+                self._on_digest(sender, message, now_ms)
             case Seal():
                 self._on_seal(sender, message.epoch)
             case Sealed():
@@ -248,11 +257,20 @@ class Replica:
                 remembers=local.remembers.get(sender.store),
             ),
         )
+        local.send(sender.node, self.agreement.digest())
+
+    def _on_digest(self, sender: Member, digest: Digest, now_ms: int) -> None:
+        self.peers.on_votes(sender.store, digest.votes)
+        primary = self.following.primary if self.following else None
+        if unusable := self.agreement.on_digest(sender, digest, primary, now_ms):
+            raise StoreUnusable(unusable)
+        if self.promotion and self.agreement.odd:
+            self._give_up(self.agreement.odd)
 
     def _on_seal(self, sender: Member, epoch: Epoch) -> None:
         """Promise, durably, to refuse older epochs. Step down first; the answer leaves after the save."""
         local = self.local
-        if epoch.candidate != sender.store or not self._introduced(sender):
+        if epoch.candidate != sender.store or not self._introduced(sender) or self.agreement.odd:
             return None
         if epoch != local.promise:
             if epoch.number <= local.promise.number:
@@ -412,6 +430,8 @@ class Replica:
         if role == "candidate":
             return None  # keep the score that made us a candidate
         wish = backup_wish(self.local, self.peers, self._in_sync(now_ms), now_ms, self.isolation_ms)
+        if self.agreement.odd:
+            wish = Wish(None, self.agreement.odd)
         if self.withheld:
             wish = Wish(None, f"{self.withheld}; {wish.why}")
         handing_over = self.wish.score == SCORE_PRIMARY and now_ms - self._handed_over_ms < HAND_OVER_MS
@@ -436,7 +456,7 @@ class Replica:
         """Ends the turn's steps; what is to be done now. Call `saved` once a Save is durable, then again."""
         if self.leading:
             self.leading.finish_turn(now_ms)
-        if self.following:
+        if self.following and not self.agreement.odd:
             self.following.finish_turn()
         self._refused.clear()
         return self.local.take_ready(now_ms)

@@ -340,6 +340,7 @@ class State:
 
 
 def _row_hash(key: bytes, row: Row) -> int:
+    """Compared between members, so it is part of the protocol: another sum needs another version of the wire."""
     digest = blake2b(digest_size=8)
     digest.update(b"%d %d " % (len(key), row.revision))
     digest.update(key)

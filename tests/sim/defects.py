@@ -11,6 +11,7 @@ from typing import Any
 from unittest.mock import patch
 
 from food.core import members, quorum, replica
+from food.core.agreement import Agreement
 from food.core.following import Following
 from food.core.leading import Leading, Read
 from food.core.local import Local, Recovered
@@ -21,6 +22,7 @@ from food.core.ready import Ready
 from food.core.replica import Replica, StoreUnusable
 from food.core.snapshot import Piece
 from food.core.state import Result, Session, State, decode
+from food.core.state import _row_hash as row_hash
 from food.driver import Shell
 
 from . import node as sim_node
@@ -280,3 +282,50 @@ def duplicates_applied_again(original: Any, self: State, index: int, command: by
     if (session := self.sessions.get(number)) and seq <= session.seq:
         session.seq = seq - 1
     return original(self, index, command)
+
+
+# --- States compared ---
+
+
+@defect(Local, "advance")
+def a_key_forgotten_on_one_node(original: Any, self: Local, commit: int) -> Any:
+    """Now and then n1 applies a put and does not have the key; its hash is that of what it has."""
+    before = self.commit
+    results = original(self, commit)
+    if self.member.node == "n1":
+        for index in range(before + 1, commit + 1):
+            entry = self.log.entry(index)
+            if entry.kind == Kind.COMMAND and index % 20 == 0:
+                _, _, _, op, args = decode(entry.data)
+                if op == "put" and (row := self.state.rows.pop(args[0], None)):
+                    self.state.keys.remove(args[0])
+                    self.state.hash ^= row_hash(args[0], row)
+    return results
+
+
+@defect(Agreement, "on_digest")
+def states_not_compared(original: Any, self: Agreement, *args: Any) -> None:
+    return None
+
+
+@defect(Agreement, "_majority")
+def two_outvote_anybody(original: Any, self: Agreement, said: dict[Member, int], value: int) -> bool:
+    return sum(found == value for found in said.values()) >= 2
+
+
+@defect(Agreement, "_differs")
+def odd_one_goes_on_voting(original: Any, self: Agreement, *args: Any) -> None:
+    return None
+
+
+@defect(Replica, "ready")
+def odd_one_goes_on_acknowledging(original: Any, self: Replica, now_ms: int) -> Any:
+    if self.following:
+        self.following.finish_turn()
+    return original(self, now_ms)
+
+
+@defect(Replica, "_on_seal")
+def odd_one_goes_on_sealing(original: Any, self: Replica, *args: Any) -> None:
+    with patch.object(self.agreement, "odd", ""):
+        original(self, *args)

@@ -76,6 +76,7 @@ class Invariants:
         self._checked: dict[str, int] = {}  # node: up to where its commit was compared
         self._role: dict[str, Leading | None] = {}
         self._promise: dict[str, Epoch] = {}
+        self.flipped: set[str] = set()  # stores whose state was made wrong on purpose
         self.promotions = 0
         self.acknowledged = 0
 
@@ -92,6 +93,11 @@ class Invariants:
 
     def on_crash(self, node: Node) -> None:
         self._role[node.name] = None
+
+    def on_unusable(self, node: Node, why: str) -> None:
+        """A store is not to be used any more, says the node itself."""
+        wrong = node.disk.member.store in self.flipped
+        must(wrong or not why.startswith("the state differs"), "only a state that is wrong is outvoted")
 
     def on_stepped(self, node: Node) -> None:
         """Messages are taken; nothing is saved or sent yet."""
@@ -110,6 +116,7 @@ class Invariants:
             must(local.commit <= following.matched, "commit <= matched")
         if replica.leading is not self._role[node.name]:
             self._role[node.name] = replica.leading
+        must(bool(self.flipped) or not replica.agreement.differing, "all states are the same at one index")
         if leading := replica.leading:
             must(leading.epoch == local.promise, "a primary leads only what it promised itself")
             must(replica.promotion is None and replica.following is None, "one role at a time")
@@ -279,7 +286,8 @@ class Invariants:
                 self._commit(node, entry)
         self._checked[node.name] = local.commit
         must(local.state.applied <= local.commit, "applied <= commit")
-        must(print_of(local.state) == self.model.prints[local.state.applied], "the state is the fold of the log")
+        if node.disk.member.store not in self.flipped:
+            must(print_of(local.state) == self.model.prints[local.state.applied], "the state is the fold of the log")
 
     def _entries(self, log: Log, after: int, to: int) -> list[Entry]:
         """The entries behind `after` up to `to`, those that the log has just compacted away included."""

@@ -152,7 +152,8 @@ class Node:
                 replica.tick(now)
             self.world.watch.on_stepped(self)
             finish_turn(replica, self, now)
-        except StoreUnusable:
+        except StoreUnusable as error:
+            self.world.watch.on_unusable(self, str(error))
             self.world.count("rollback recognised")
             self.wipe()
             self.start()

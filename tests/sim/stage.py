@@ -11,8 +11,9 @@ from typing import Any
 import msgpack
 
 from food.core.members import Change
-from food.core.message import Answer, Ask, Member, MemberList, Message
-from food.core.state import Result
+from food.core.message import Answer, Ask, Digest, Member, MemberList, Message
+from food.core.state import Result, Row
+from food.core.state import _row_hash as row_hash
 
 from .clients import Whose
 from .invariants import Invariants
@@ -153,7 +154,7 @@ class Stage:
 
     def flow_only_questions(self) -> None:
         """Delivers the questions and answers that promise nothing."""
-        while wired := next((w for w in self.wire if isinstance(w.message, Ask | Answer)), None):
+        while wired := next((w for w in self.wire if isinstance(w.message, Ask | Answer | Digest)), None):
             self.deliver(wired)
 
     def run(self, ms: int, *names: str) -> None:
@@ -222,6 +223,25 @@ class Stage:
         self.node(name).take(Request(whose, None, None, names=names))
         self.node(name).turn()
         return whose
+
+    def flip(self, name: str, key: bytes = b"k", value: bytes = b"flipped") -> None:
+        """A key's value is another one in that node's memory, and whatever is computed from it agrees."""
+        node = self.node(name)
+        state = node.running.local.state
+        self.watch.flipped.add(node.disk.member.store)
+        old = state.rows[key]
+        state.rows[key] = new = Row(value, old.revision)
+        state.hash ^= row_hash(key, old) ^ row_hash(key, new)
+
+    def tamper(self, name: str, key: bytes = b"k", value: bytes = b"tampered") -> None:
+        """The same in its state's tables, the stored hash included; it starts with them, and no checksum tells."""
+        node, disk = self.node(name), self.node(name).disk
+        node.crash()
+        self.watch.flipped.add(disk.member.store)
+        old = disk.rows[key]
+        disk.rows[key] = new = Row(value, old.revision)
+        disk.hash ^= row_hash(key, old) ^ row_hash(key, new)
+        self.start(name)
 
     def result(self, asked: str) -> Result | None:
         return next((result for whose, result in self.answers if whose == asked), None)
