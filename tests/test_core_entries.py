@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from food.core.entries import Log, pack_members, unpack_members
+from food.core.entries import ENTRY_BYTES, Log, pack_members, unpack_members
 from food.core.message import START, Entry, Epoch, Kind, Member, MemberList, Position
 
 ONE, TWO = Epoch(1, "a"), Epoch(2, "b")
@@ -96,9 +96,52 @@ def test_compaction_keeps_position_and_list() -> None:
     assert log.last.index == 6
 
 
+def test_what_was_compacted_is_not_here_and_the_rest_keeps_its_index() -> None:
+    log = long_log()
+    log.compact(2)
+    assert [log.entry(index).index for index in (3, 4, 5)] == [3, 4, 5]
+    for index in (2, 6):
+        with pytest.raises(AssertionError, match=f"entry {index} is not in the log"):
+            log.entry(index)
+    log.compact(4)
+    assert [entry.index for entry in log.after(4, 1000)] == [5]
+    log.append([command(6, TWO), command(7, TWO)])
+    log.truncate(6)
+    assert (log.last, log.members) == (Position(TWO, 5), SECOND)
+    assert [entry.index for entry in log.after(4, 1000)] == [5]
+
+
+def test_nothing_is_forgotten_of_a_log_that_was_not_founded() -> None:
+    log = Log(entries=[command(1)])
+    with pytest.raises(AssertionError, match="founded"):
+        log.compact(1)
+
+
+def test_its_size_is_that_of_what_is_here() -> None:
+    log = Log(entries=[members(1, FIRST)])
+    one = log.size
+    assert one == ENTRY_BYTES + len(pack_members(FIRST))
+    log.append(command(index, data=bytes(index)) for index in (2, 3, 4))
+    assert log.size == one + 3 * ENTRY_BYTES + 2 + 3 + 4
+    log.truncate(4)
+    assert log.size == one + 2 * ENTRY_BYTES + 2 + 3
+    log.compact(2)
+    assert log.size == ENTRY_BYTES + 3
+    assert log.appended == one + 3 * ENTRY_BYTES + 2 + 3 + 4, "however much of it is gone"
+
+
+def test_how_much_is_to_go_until_the_rest_fits() -> None:
+    log = Log(entries=[members(1, FIRST), *(command(index, data=bytes(100)) for index in (2, 3, 4))])
+    log.compact(1)
+    each = ENTRY_BYTES + 100
+    assert [log.beyond(3 * each, 10), log.beyond(3 * each - 1, 10)] == [1, 2]
+    assert [log.beyond(each, 10), log.beyond(each - 1, 10), log.beyond(0, 10)] == [3, 4, 4]
+    assert log.beyond(0, 2) == 3, "so many at most"
+
+
 def test_a_piece_is_bounded_and_never_empty() -> None:
     log = Log(entries=[members(1, FIRST), *(command(index, data=b"x" * 100) for index in range(2, 12))])
-    assert len(log.after(1, 350)) == 3
+    assert [len(log.after(1, 3 * 116 - 1)), len(log.after(1, 3 * 116))] == [2, 3]
     assert len(log.after(1, 1)) == 1
     assert len(log.after(1, 1 << 20)) == 10
     assert log.after(11, 1 << 20) == ()
@@ -111,6 +154,13 @@ def test_a_snapshot_keeps_a_suffix_that_continues_it() -> None:
     assert log.base == Position(ONE, 3)
     assert log.members == SECOND
     assert log.last == Position(TWO, 5)
+
+
+def test_a_snapshot_keeps_a_suffix_of_a_log_whose_front_is_gone() -> None:
+    log = long_log()
+    log.compact(2)
+    assert [entry.index for entry in log.reset(Position(ONE, 3), FIRST)] == [4, 5]
+    assert [entry.index for entry in log.reset(Position(ONE, 3), FIRST)] == [4, 5], "at its own base"
 
 
 def test_a_snapshot_drops_a_suffix_of_another_epoch() -> None:

@@ -7,6 +7,7 @@ from sim.limits import limited
 from sim.stage import Stage, Wired, founded
 
 from food.core.entries import pack_members
+from food.core.following import FETCH_RETRY_MS
 from food.core.local import Local, blank
 from food.core.message import (
     Answer,
@@ -19,8 +20,10 @@ from food.core.message import (
     Kind,
     Member,
     MemberList,
+    Message,
     Position,
     Range,
+    Refused,
     Seal,
     Sealed,
 )
@@ -191,23 +194,6 @@ def test_the_own_promise_is_durable_before_a_seal_leaves() -> None:
     order(stage, "n3")
     stage.flow_until("n3", "n1", Seal)
     assert stage.node("n3").disk.promise == Epoch(2, "n3.1")
-
-
-def test_nothing_counts_towards_a_promise_that_is_not_durable_here() -> None:
-    """Not even the answers of all others, which then speak of something that this candidate may forget."""
-    members = [Member(f"n{number}", f"n{number}.1") for number in (1, 2, 3)]
-    local = Local(blank(members[0]), "life", ["n1", "n2", "n3"])
-    local.append([Entry(1, Epoch(1, "n2.1"), Kind.MEMBERS, pack_members(MemberList(1, "c", tuple(members))))])
-    local.promise_epoch(Epoch(1, "n2.1"))
-    promotion = Promotion(local, 1, 0, 5_000)
-    of_its_own = Answer("life", 1, local.promise, local.log.last, 0, 1, (), "backup", 10, True, 0, 1, "own", None)
-    promotion.on_answer(members[1], of_its_own, 0)
-    assert promotion.epoch == Epoch(2, "n1.1")
-    for member in members[1:]:
-        promotion.on_sealed(member, Sealed(promotion.epoch, local.log.last, 1, ()), 0)
-    assert not promotion.won
-    promotion.on_saved(0)
-    assert promotion.won
 
 
 def test_the_number_is_above_every_promise_heard() -> None:
@@ -478,3 +464,202 @@ def test_every_size_elects_and_writes_and_elects_again(size: int) -> None:
     stage.run(300)
     assert stage.answer_to(b"b") == 0
     assert len({node.running.local.state.hash for node in stage.nodes}) == 1
+
+
+def test_a_list_in_a_half_adopted_log_decides_nothing() -> None:
+    """It may be undone in the other half."""
+    with limited(small=True):  # one entry a piece
+        stage = founded(4)
+        stage.node("n4").crash()
+        for stores in (("n1.1", "n2.1", "n3.1"), ("n1.1", "n2.1", "n3.1", "n4.1")):
+            assert stage.change("n1", *stores) is None
+            stage.run(200, "n1", "n2", "n3")
+        stage.node("n1").crash()
+        stage.drop()
+        stage.start("n4")
+        stage.promote("n4", "n2", "n3", "n4")
+        assert stage.role("n4") == "primary"
+        assert stage.values("n4") == ["list", "list", "list", "barrier"]
+
+
+# --- One candidate, driven by hand ---
+
+FIVE = [Member(f"n{number}", store) for number, store in enumerate("abcde", 1)]
+A, B, C, D, E = FIVE
+E1, E2, E3, E4 = (Epoch(number, "e") for number in (1, 2, 3, 4))
+OWN = Epoch(5, "a")
+DEADLINE_MS = 10_000
+START_MS = 1_000
+
+
+def barrier(index: int, epoch: Epoch) -> Entry:
+    return Entry(index, epoch, Kind.BARRIER, b"")
+
+
+class Candidate:
+    """Store a of five: entry 1 committed, further ones not; epoch 4 was promised to e. It has asked."""
+
+    def __init__(self, *entries: Entry) -> None:
+        self.local = Local(blank(A), "life", [member.node for member in FIVE])
+        founding = Entry(1, E1, Kind.MEMBERS, pack_members(MemberList(1, "c", tuple(FIVE))))
+        self.local.append([founding, *entries])
+        self.local.advance(1)
+        self.local.promise_epoch(E4)
+        self.promotion = Promotion(self.local, 1, START_MS, DEADLINE_MS)
+        self.sent()
+
+    def answer(self, *members: Member, now_ms: int = START_MS) -> None:
+        for member in members:
+            said = Answer("life", 1, E4, Position(E1, 1), 1, 1, (), "backup", 10, True, 0, 1, "own", None)
+            self.promotion.on_answer(member, said, now_ms)
+
+    def sealing(self) -> Candidate:
+        """Two others have answered; its own promise is durable."""
+        self.answer(B, C)
+        assert self.promotion.epoch == OWN
+        self.promotion.on_saved(START_MS)
+        self.sent()
+        return self
+
+    def sealed(self, member: Member, last: Position, now_ms: int = START_MS) -> None:
+        self.promotion.on_sealed(member, Sealed(OWN, last, 1, ()), now_ms)
+
+    def piece(self, donor: Member, prev: Position, *entries: Entry, now_ms: int = START_MS) -> None:
+        self.promotion.on_range(donor, Range(OWN, prev, entries, 1), now_ms)
+
+    def sent(self) -> list[tuple[str, Message]]:
+        return self.local.take_ready(0).send
+
+    def fetched(self) -> list[tuple[str, int]]:
+        """Whom it asked for what is behind which index."""
+        return [(node, message.after) for node, message in self.sent() if isinstance(message, Fetch)]
+
+
+def test_nothing_counts_towards_a_promise_that_is_not_durable_here() -> None:
+    """Not even the answers of all others, which then speak of something that this candidate may forget."""
+    own = Candidate()
+    own.answer(B, C)
+    for member in (B, C, D, E):
+        own.sealed(member, Position(E1, 1))
+    assert not own.promotion.won
+    own.promotion.on_saved(START_MS)
+    assert own.promotion.won
+
+
+def test_a_refusal_is_outbid_whoever_answers_then() -> None:
+    own = Candidate().sealing()
+    for _ in range(2):  # the second one comes when it asks already
+        own.promotion.on_refused(Refused(Epoch(8, "e"), False), START_MS)
+    assert own.promotion.epoch is None
+    own.answer(B, C)  # they know nothing of number 8
+    assert own.promotion.epoch == Epoch(9, "a")
+
+
+def test_a_refusal_by_an_older_promise_is_late_and_says_nothing() -> None:
+    own = Candidate().sealing()
+    own.promotion.on_refused(Refused(E4, False), START_MS)
+    assert own.promotion.epoch == OWN
+
+
+def test_of_two_that_refuse_each_other_the_greater_store_asks_again_at_once() -> None:
+    for candidate, asks in (("Z", True), ("e", False)):
+        own = Candidate().sealing()
+        own.promotion.on_refused(Refused(Epoch(5, candidate), False), START_MS + 50)
+        assert any(isinstance(message, Ask) for _, message in own.sent()) == asks
+        own.promotion.tick(START_MS + 50 + RESEND_MS)
+        assert any(isinstance(message, Ask) for _, message in own.sent())
+
+
+def test_it_repeats_itself_as_long_as_it_has_time() -> None:
+    own = Candidate().sealing()
+    for now_ms, kinds in ((START_MS + RESEND_MS - 1, set()), (START_MS + RESEND_MS, {Seal}), (DEADLINE_MS - 1, {Seal})):
+        own.promotion.tick(now_ms)
+        assert {type(message) for _, message in own.sent()} == kinds
+        assert own.promotion.failed is None
+    own.promotion.tick(DEADLINE_MS)
+    assert own.promotion.failed == "no promotion in the time given: no answer from n2, n3, n4, n5 (sealing)"
+
+
+def test_of_two_better_logs_the_best_is_fetched() -> None:
+    own = Candidate()
+    own.answer(B, C)
+    own.sealed(B, Position(E3, 5))
+    own.sealed(C, Position(E4, 3))
+    own.promotion.on_saved(START_MS)
+    assert own.fetched() == [("n3", 1)]
+
+
+def test_a_donor_is_kept_until_its_log_is_here_and_then_the_next_better_one_follows() -> None:
+    own = Candidate().sealing()
+    own.sealed(B, Position(E2, 3))
+    assert own.fetched() == [("n2", 1)]
+    own.sealed(C, Position(E4, 2), now_ms=START_MS + FETCH_RETRY_MS)
+    assert own.fetched() == [("n2", 1)], "what was matched with it is not begun anew with another"
+    own.piece(B, Position(E1, 1), barrier(2, E2))
+    assert own.fetched() == [("n2", 2)]
+    own.piece(B, Position(E2, 2), barrier(3, E2))
+    assert own.fetched() == [("n3", 1)]
+    own.piece(C, Position(E1, 1), barrier(2, E4))
+    assert own.promotion.won
+    assert own.local.log.last == Position(E4, 2)
+
+
+def test_a_piece_that_comes_twice_asks_for_nothing_twice() -> None:
+    own = Candidate().sealing()
+    own.sealed(B, Position(E2, 4))
+    own.piece(B, Position(E1, 1), barrier(2, E2))
+    assert own.fetched() == [("n2", 1), ("n2", 2)]
+    own.piece(B, Position(E1, 1), barrier(2, E2))
+    assert own.fetched() == []
+
+
+def test_a_donor_has_its_time_to_answer() -> None:
+    own = Candidate().sealing()
+    own.sealed(B, Position(E2, 3))
+    own.sealed(C, Position(E2, 2))
+    own.promotion.tick(START_MS + DONOR_PATIENCE_MS - 1)
+    assert own.fetched() == [("n2", 1), ("n2", 1)]
+    own.sealed(C, Position(E2, 2), now_ms=START_MS + DONOR_PATIENCE_MS)
+    assert own.fetched() == [("n3", 1)]
+    own.piece(C, Position(E1, 1), barrier(2, E2), now_ms=START_MS + DONOR_PATIENCE_MS)
+    assert own.fetched() == [("n2", 1)], "it is the only better one: it is asked once more"
+
+
+def test_a_piece_that_nobody_asked_for_is_ignored() -> None:
+    own = Candidate().sealing()
+    own.piece(B, Position(E1, 1), barrier(2, E2))
+    own.promotion.on_chunk(B, Chunk(OWN, Position(E2, 9), 0, False, b""), START_MS)
+    assert own.local.log.last == Position(E1, 1)
+    assert own.sent() == []
+
+
+def test_a_candidate_does_not_take_itself_for_a_donor() -> None:
+    """A half-filled log may be worse than the own one that it replaces, and is still the own one."""
+    own = Candidate(barrier(2, E3)).sealing()
+    own.sealed(B, Position(E4, 3))
+    own.sealed(C, Position(E1, 1))
+    own.piece(B, Position(E1, 1), barrier(2, E2))
+    assert own.local.log.last == Position(E2, 2)
+    for late_ms in range(START_MS, START_MS + 3 * DONOR_PATIENCE_MS, RESEND_MS):
+        own.promotion.tick(late_ms)
+    assert {node for node, _ in own.fetched()} == {"n2"}
+
+
+def test_whoever_has_won_or_failed_fetches_nothing_more() -> None:
+    later_ms = START_MS + FETCH_RETRY_MS
+    own = Candidate().sealing()
+    own.sealed(B, Position(E4, 9))
+    assert own.fetched() == [("n2", 1)]
+    own.sealed(C, Position(E1, 1))
+    own.sealed(D, Position(E1, 1), now_ms=later_ms)
+    assert own.promotion.won and own.fetched() == []
+
+    own = Candidate().sealing()
+    own.sealed(B, Position(E4, 9))
+    own.sealed(C, Position(E2, 2))
+    without = Entry(2, E2, Kind.MEMBERS, pack_members(MemberList(2, "c", (B, C, D))))
+    own.piece(B, Position(E1, 1), without)
+    own.fetched()
+    own.sealed(D, Position(E1, 1), now_ms=later_ms)
+    assert own.promotion.failed == "this store is not in member list 2: it cannot be primary"
+    assert own.fetched() == []

@@ -136,7 +136,7 @@ class Log:
     def reset(self, base: Position, members: MemberList) -> Sequence[Entry]:
         """Starts again behind a snapshot at `base`; keeps and returns a suffix that continues it."""
         suffix: list[Entry] = []
-        if self.has(base) and base.index > self.base.index:
+        if self.has(base):
             suffix = self._entries[base.index - self.base.index :]
         self.__init__(base, members, suffix)  # type: ignore[misc]  # the constructor is the definition of empty
         return suffix

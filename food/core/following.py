@@ -16,13 +16,13 @@ FETCH_RETRY_MS = 300
 class Fetcher:
     """One bounded piece outstanding: entries behind `after`, or the next piece of a snapshot."""
 
-    def __init__(self, local: Local, epoch: Epoch, source: Member):
+    def __init__(self, local: Local, epoch: Epoch, source: Member, now_ms: int):
         self._local = local
         self._epoch = epoch
         self.source = source
         self._asked_ms: int | None = None
         self._assembly: Assembly | None = None
-        self.progress_ms: int | None = None  # when an answer last came, or the first question went
+        self.progress_ms = now_ms  # when an answer last came
 
     @property
     def received(self) -> tuple[int, int] | None:
@@ -35,7 +35,6 @@ class Fetcher:
             self._assembly = None  # overtaken by entries
         if self._asked_ms is None or now_ms - self._asked_ms >= FETCH_RETRY_MS:
             self._asked_ms = now_ms
-            self.progress_ms = self.progress_ms or now_ms
             assembly = self._assembly
             request = FetchChunk(self._epoch, assembly.at, assembly.next) if assembly else Fetch(self._epoch, after)
             self._local.send(self.source.node, request)
@@ -84,7 +83,7 @@ class Following:
         self.last_seen = local.log.last  # the primary's log, as far as we were told
         self._round = 0
         self._ack_due = False
-        self._fetcher = Fetcher(local, epoch, primary)
+        self._fetcher = Fetcher(local, epoch, primary, now_ms)
 
     @property
     def behind(self) -> int:

@@ -89,7 +89,7 @@ class Promotion:
 
     def on_saved(self, now_ms: int) -> None:
         """The own promise is durable: the own answer counts."""
-        if self.epoch and self._local.store not in self._sealed:
+        if self.epoch:
             self._sealed[self._local.store] = Sealed(self.epoch, self._local.log.last, 0, self._local.founding_nodes)
             self._advance(now_ms)
 
@@ -106,7 +106,7 @@ class Promotion:
         }
         members = local.log.members
         if members is None:
-            self._found(counted)
+            self._found()
         elif local.store not in members.stores and quorum.holds(members.stores, counted):
             self.failed = self._unlisted(members)
         elif quorum.holds(members.stores, counted):
@@ -118,7 +118,7 @@ class Promotion:
     def _unlisted(members: MemberList) -> str:
         return f"this store is not in member list {members.number}: it cannot be primary"
 
-    def _found(self, counted: set[str]) -> None:
+    def _found(self) -> None:
         """Founds the cluster: every founding node, each blank, each with the same node list, answered this epoch.
 
         One disk's loss in between harms nothing: only the stores that answered are in the list.
@@ -134,7 +134,6 @@ class Promotion:
             return
         if sorted(member.node for member in sealed) != list(nodes):
             return
-        assert len(counted) == len(nodes) and self.epoch is not None
         self.founding = MemberList(1, f"{local.store}-{local.life}", tuple(sorted(sealed)))
         self.won = True
 
@@ -143,7 +142,7 @@ class Promotion:
         if not better:
             return
         fetcher = self._fetcher
-        if fetcher and now_ms - (fetcher.progress_ms or now_ms) >= DONOR_PATIENCE_MS:
+        if fetcher and now_ms - fetcher.progress_ms >= DONOR_PATIENCE_MS:
             self._silent.add(fetcher.source.store)
             self._fetcher = None
         if not better.keys() - self._silent:
@@ -154,7 +153,7 @@ class Promotion:
             donor = self._members[max(better.keys() - self._silent, key=lambda store: (better[store], store))]
         assert self.epoch is not None
         if self._fetcher is None or self._fetcher.source != donor:
-            self._fetcher = Fetcher(self._local, self.epoch, donor)
+            self._fetcher = Fetcher(self._local, self.epoch, donor, now_ms)
             self._matched = self._local.commit  # committed entries are in the best log: nothing else is known
             self._local.event(f"promotion: fetching the better log of {donor.node} behind {self._matched}")
         self._fetcher.want(self._matched, now_ms)
@@ -180,7 +179,7 @@ class Promotion:
 
     def tick(self, now_ms: int) -> None:
         if now_ms >= self.deadline_ms:
-            self.failed = self.failed or f"no promotion in the time given: {self.missing()}"
+            self.failed = f"no promotion in the time given: {self.missing()}"
         elif now_ms - self._sent_ms >= RESEND_MS:
             if self.epoch is None:
                 self._ask_again(now_ms)

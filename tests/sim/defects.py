@@ -253,10 +253,10 @@ def list_answered_at_its_append(original: Any, self: Leading, members: MemberLis
 
 
 @defect(Promotion, "_found")
-def founders_not_compared(original: Any, self: Promotion, counted: set[str]) -> None:
+def founders_not_compared(original: Any, self: Promotion) -> None:
     nodes = self._local.founding_nodes
     self._sealed = {store: sealed._replace(nodes=nodes) for store, sealed in self._sealed.items()}
-    original(self, counted)
+    original(self)
 
 
 # --- Clients ---
