@@ -66,7 +66,7 @@ class Invariants:
         self._world = world
         self.ledger: list[Entry] = []  # every entry that was ever committed, by index - 1
         self._committed_in: list[Epoch] = []  # beside it, the epoch whose primary counted it
-        self.model = Model()
+        self.model = Model(*world.sessions)
         self.members: MemberList | None = None  # the newest committed list
         self.lists: dict[int, list[MemberList]] = {}  # every list ever appended, by number
         self.asked: set[tuple[int, str, Member]] | None = None  # what operators asked for; None: scripts change lists
@@ -330,6 +330,8 @@ class Invariants:
             value = result.value if result.status == 0 else None
             must(executed == (result.status, value), "a client session's result never changes")
             self.acknowledged += 1
+        elif result.status == "session":
+            must(session not in self.model.sessions, "a session that is neither evicted nor closed is known")
 
     def floor(self, key: bytes) -> Version:
         """The newest committed version: a read that starts now may not return an older one."""
@@ -349,6 +351,24 @@ class Invariants:
             "a linearizable read returns at least the latest acknowledged write",
         )
 
+    def on_range_answer(self, node: Node, prefix: bytes, since: int, rows: Any) -> None:
+        """A range is one moment's: all of it as it was after some entry, and none before the read began."""
+        self._progress(node)
+        later = {v.index for key, history in self.model.history.items() if key.startswith(prefix) for v in history}
+        moments = [since, *(index for index in later if index > since)]
+        must(
+            any(self.model.range_at(prefix, index) == rows for index in moments),
+            "a linearizable read returns at least the latest acknowledged write",
+        )
+
+    def on_stale_answer(self, node: Node, key: bytes, value: Any) -> None:
+        self._progress(node)
+        history = self.model.history.get(key, ())
+        must(
+            value is None or any([version.value, version.revision] == value for version in history),
+            "a stale read returns some past state",
+        )
+
     def on_list_answer(self, node: Node, change: Change, answered: MemberList) -> None:
         """An operator is told that a change is done: the list that says so is committed."""
         self._progress(node)
@@ -358,16 +378,3 @@ class Invariants:
         must((change.member in answered.members) == (change.op == "add"), "what an operator is told is done, is done")
         if answered == unpack_members(newest.data):
             must(answered == node.running.local.log.members_at(len(self.ledger)), "the list that rules is everywhere")
-
-    # --- Which disks may be lost ---
-
-    def may_lose(self, store: str, lost: dict[str, None]) -> bool:
-        """Whether every list that may still rule keeps a majority of its disks without `store`."""
-        newest = self.members.number if self.members else 0
-        for number, lists in self.lists.items():
-            if number >= newest:
-                for members in lists:
-                    gone = sum(s in lost or s == store for s in members.stores)
-                    if len(members.stores) - gone < len(members.stores) // 2 + 1:
-                        return False
-        return True

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
-from food.core import donor, leading, local, snapshot
+from food.core import donor, leading, local, snapshot, state
 
 SMALL = {
     (local, "FLUSH_ENTRIES"): 6,
@@ -20,6 +21,8 @@ SMALL = {
     (donor, "PACE_BYTES_PER_MS"): 200,
     (donor, "PACE_BURST_BYTES"): 1_000,
     (leading, "APPEND_MOST_BYTES"): 120,
+    (state, "SESSIONS_MOST"): 4,
+    (state, "SESSION_RESULTS_MOST"): 3,
 }
 ROOMY = {
     (local, "FLUSH_ENTRIES"): 30,
@@ -30,7 +33,22 @@ ROOMY = {
     (snapshot, "CHUNK_MOST_BYTES"): 1_500,
     (donor, "RANGE_MOST_BYTES"): 2_000,
     (leading, "APPEND_MOST_BYTES"): 1_000,
+    (state, "SESSIONS_MOST"): 12,
+    (state, "SESSION_RESULTS_MOST"): 6,
 }
+
+
+class Sessions(NamedTuple):
+    """How many there are, and how many results each keeps."""
+
+    most: int
+    results: int
+
+
+def sessions(small: bool) -> Sessions:
+    """What the model is told, too."""
+    wanted = SMALL if small else ROOMY
+    return Sessions(wanted[state, "SESSIONS_MOST"], wanted[state, "SESSION_RESULTS_MOST"])
 
 
 @contextmanager
