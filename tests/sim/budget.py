@@ -37,11 +37,7 @@ MISSED_MS = int(ANSWERING_MS / min(SPEEDS)) + TICK_MS  # then a node whose disk 
 class Budget:
     def __init__(self, world: Simulation) -> None:
         self._world = world
-        self._gone: dict[str, None] = {}  # stores whose disk is lost, damaged or rolled back
-
-    def lose(self, node: Node) -> None:
-        """The disk of that node goes now."""
-        self._gone[node.disk.member.store] = None
+        self._gone = world.watch.gone
 
     # --- Disks ---
 

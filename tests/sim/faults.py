@@ -128,7 +128,6 @@ class Faults:
 
     def _lose(self, node: Node, what: str, way: Callable[[Node], None]) -> None:
         self.world.count(what)
-        self.world.budget.lose(node)
         way(node)
         self.world.after(self.world.mostly_short(2_000), node.start)
 

@@ -103,11 +103,11 @@ class Node:
             self.replica, self.inbox, self.armed = None, [], None
             self._life += 1
             self.paused_until_ms = 0
-            self.world.watch.on_crash(self)
 
     def wipe(self) -> None:
         """The node comes back with an empty disk: as somebody else."""
         self.crash()
+        self.world.watch.on_gone(self)
         self.wiped_ms = self.world.now
         self.disks += 1
         self.disk = Disk(Member(self.name, f"{self.name}.{self.disks}"))
@@ -116,6 +116,7 @@ class Node:
     def damage(self) -> None:
         """The process ends; what is on the disk will not stand the checks of the next start."""
         self.crash()
+        self.world.watch.on_gone(self)
         self.wiped_ms = self.world.now
         self.disk.damaged = True
 
@@ -123,6 +124,7 @@ class Node:
         """The process ends, and the disk is what it was when the image was taken."""
         assert self.image
         self.crash()
+        self.world.watch.on_gone(self)
         self.disk, self.image = self.image, None
 
     def hear_of_nodes(self) -> None:
