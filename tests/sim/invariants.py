@@ -102,6 +102,7 @@ class Invariants:
         self._promise: dict[str, Epoch] = {}
         self.flipped: set[str] = set()  # stores whose state was made wrong on purpose
         self.gone: dict[str, None] = {}  # stores whose disk is lost, damaged or rolled back
+        self.at = ""  # node whose turn it is
         self.promotions = 0
         self.acknowledged = 0
 

@@ -168,6 +168,7 @@ class Node:
         """Take what waits, step, then the tick if it is due; then the driver's order."""
         replica, now, inbox = self.running, self.now, self.inbox
         self.inbox = []
+        self.world.watch.at = self.name
         try:
             for item in inbox:
                 if isinstance(item, Request):

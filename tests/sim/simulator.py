@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from random import Random
@@ -21,6 +22,7 @@ from .network import FAIR, Network
 from .node import TICK_MS, Node
 from .operators import Operators
 from .tempers import Temper, temper
+from .trace import Trace
 
 CHAOS_MS = 8_000
 # Liveness, in ticks of a node, counted from the moment in which the faults stop (or the last of them, below).
@@ -30,7 +32,6 @@ SERVE_WITHIN_TICKS = (
 CONVERGE_WITHIN_TICKS = 120
 MEND_WITHIN_TICKS = 160  # some seconds a member: lists are changed one at a time
 MEND_MS = 100
-TRACE_LINES_MOST = 200_000
 
 
 class Outcome(NamedTuple):
@@ -42,7 +43,9 @@ class Outcome(NamedTuple):
     faults: dict[str, int]
     served_ticks: int  # from the end of the faults until every client was served
     broken: str | None  # the rule, if one was
+    ended_ms: int
     trace: list[str]
+    useful: list[str]  # of it, about what broke
     history: list[Seen]  # what clients did and saw: tests/sim/clients.py
 
 
@@ -53,7 +56,7 @@ class Simulation:
         self.now = 0
         self._queue: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._ticket = 0
-        self._trace: list[str] | None = [] if trace else None
+        self._trace = Trace() if trace else None
         self.counts: Counter[str] = Counter()
         self.temper = steer or temper(self.rng)
         self.chaos, self.mended = True, False
@@ -103,48 +106,50 @@ class Simulation:
         for delay in delays:
             self.after(delay, receiver.take, (source.disk.member, message))
         if self._trace is not None:
-            self.note(source.name, f"-> {target} {message}")
+            self._trace.sent(self.now, source.name, target, message)
 
     def count(self, fault: str) -> None:
         self.counts[fault] += 1
         if self._trace is not None:
-            self.note("", f"fault: {fault}")
+            self._trace.note(self.now, "", f"fault: {fault}")
 
     def note(self, who: str, text: str) -> None:
-        if self._trace is not None and len(self._trace) < TRACE_LINES_MOST:
-            self._trace.append(f"{self.now:6} {who:3} {text}")
+        if self._trace is not None:
+            self._trace.note(self.now, who, text)
 
     # --- Phases ---
 
     def run(self) -> Outcome:
-        broken = None
+        broken, index = None, None
         with limited(self.small):
             try:
                 self._run()
             except Exception as error:
                 broken = f"{type(error).__name__}: {error}"
-                if self._trace is not None:
-                    import traceback
-
-                    self._trace.append(traceback.format_exc())
+                index = error.index if isinstance(error, Violation) else None
+                expected = isinstance(error, Violation)
+                self.note(self.watch.at, broken if expected else "".join(traceback.format_exception(error)))
         network = self.network
-        messages = {
-            "lost": network.lost,
-            "doubled": network.doubled,
-            "late": network.slowed,
-            "unqueued": network.dropped,
-        }
-        faults = {**self.counts, **{f"message {what}": number for what, number in messages.items()}}
+        messages = Counter(
+            {
+                "message lost": network.lost,
+                "message doubled": network.doubled,
+                "message late": network.slowed,
+                "published message dropped": network.dropped,
+            }
+        )
         return Outcome(
             self.seed,
             len(self.watch.ledger),
             self.watch.acknowledged,
             self.clients.reads,
             self.watch.promotions,
-            faults,
+            dict(self.counts + messages),
             self.served_ticks,
             broken,
-            self._trace or [],
+            self.now,
+            self._trace.whole() if self._trace else [],
+            self._trace.useful(self.watch.at, index) if self._trace else [],
             self.clients.history.rows(),
         )
 
