@@ -10,7 +10,9 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+from sim.counting import Counting
 from sim.defects import DEFECTS
+from sim.invariants import Violation
 from sim.simulator import Outcome, counted, run
 from sim.tempers import LISTS
 
@@ -68,6 +70,24 @@ def test_a_rule_left_out_is_noticed(name: str) -> None:
     with DEFECTS[name]():
         found = any(run(seed, steer=STEERED.get(name)).broken for seed in range(DEFECT_SEEDS_MOST))
     assert found, f"{name} was not noticed"
+
+
+COUNT_TO, PROMOTIONS_LEAST = 20_000, 50  # tests/simulate --counter 1000000 is the long form
+
+
+def test_counters_are_exact() -> None:
+    world = Counting(1, COUNT_TO, PROMOTIONS_LEAST)
+    outcome = world.run()
+    assert outcome.broken is None
+    assert world.counters.counted >= COUNT_TO and outcome.promotions >= PROMOTIONS_LEAST
+    world.counters.incrementers[0].counted += 1
+    with pytest.raises(Violation, match="1 counters on n1 are not exact"):
+        world.counters.compare()
+
+
+def test_a_retry_that_is_executed_again_is_noticed_by_those_who_count() -> None:
+    with DEFECTS["duplicates_applied_again"]():
+        assert any(Counting(seed, 5_000, 5).run().broken for seed in range(5))
 
 
 REPLAY = """

@@ -116,7 +116,7 @@ class Client:
         self._reads = 0
 
     def step(self) -> None:
-        rng, now, habits = self.world.rng, self.world.now, self.habits
+        rng, habits = self.world.rng, self.habits
         if rng.random() < 0.3:
             self._find()
         if self.session and self.world.chaos and rng.random() < habits.leaves:
@@ -124,14 +124,17 @@ class Client:
                 self._send(Whose(self.number, 0, 0, 0, b""), [0, 0, 0, "close", self.session])
             self._leave()
         if not self.session:
-            if now - self._opened_ms >= RETRY_MS:
-                self._opened_ms = now
-                self._send(Whose(self.number, 0, 0, 0, b""), [0, 0, 0, "open"])
+            self._open()
         else:
             self._write_on()
         if rng.random() < 0.4:
             self._read(rng.choice(KEYS))
         self.world.after(habits.step_ms, self.step)
+
+    def _open(self) -> None:
+        if self.world.now - self._opened_ms >= RETRY_MS:
+            self._opened_ms = self.world.now
+            self._send(Whose(self.number, 0, 0, 0, b""), [0, 0, 0, "open"])
 
     def _write_on(self) -> None:
         rng, now, habits = self.world.rng, self.world.now, self.habits
@@ -243,9 +246,12 @@ class Clients:
         self.world = world
         self.reads = 0
         self.history = History(world)
-        self.all = [Client(self, number, world.rng.choice(HABITS)) for number in range(count)]
+        self.all = [self._new(number) for number in range(count)]
         for client in self.all:
             world.after(world.rng.randrange(client.habits.step_ms), client.step)
+
+    def _new(self, number: int) -> Client:
+        return Client(self, number, self.world.rng.choice(HABITS))
 
     def answered(self, node: Node, whose: object, result: Result) -> None:
         """An answer leaves `node`: judged here, whether or not it arrives."""

@@ -6,6 +6,7 @@ Knows all nodes at once, which no node does. A broken rule raises Violation with
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from food.core.entries import Log, unpack_members
@@ -404,16 +405,12 @@ class Invariants:
     def on_read_answer(self, node: Node, key: bytes, floor: Version, value: Any) -> None:
         self._progress(node)
         self._serving(node)
-        history = [ABSENT, *self.model.history.get(key, ())]
-        wanted = (value[0], value[1]) if value else (None, None)
-        must(
-            any(
-                version.index >= floor.index
-                and (version.value, version.revision if version.value is not None else None) == wanted
-                for version in reversed(history)
-            ),
-            rules.READ_LATEST,
-        )
+        for version in chain(reversed(self.model.history.get(key, ())), (ABSENT,)):
+            must(version.index >= floor.index, rules.READ_LATEST)
+            if version.value is None if value is None else [version.value, version.revision] == value:
+                break
+        else:
+            must(False, rules.READ_LATEST)
 
     def on_range_answer(self, node: Node, prefix: bytes, since: int, rows: Any) -> None:
         """A range is one moment's: all of it as it was after some entry, and none before the read began."""

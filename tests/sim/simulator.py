@@ -16,7 +16,7 @@ from .budget import Budget
 from .clients import Clients, Seen
 from .faults import Faults
 from .invariants import Invariants, Violation
-from .limits import limited, sessions
+from .limits import ROOMY, SMALL, Limits, bounded, sessions
 from .manager import Manager
 from .network import FAIR, Network
 from .node import TICK_MS, Node
@@ -50,7 +50,9 @@ class Outcome(NamedTuple):
 
 
 class Simulation:
-    def __init__(self, seed: int, trace: bool = False, steer: Temper | None = None) -> None:
+    def __init__(
+        self, seed: int, trace: bool = False, steer: Temper | None = None, limits: Limits | None = None
+    ) -> None:
         self.seed = seed
         self.rng = Random(seed)
         self.now = 0
@@ -65,17 +67,21 @@ class Simulation:
         self.corosync = self.names
         self.late_ms = self.rng.randrange(1_000, CHAOS_MS)  # a node that misses the first start comes by then
         self.network = Network(self.rng)
-        self.small = self.rng.random() < self.temper.small
-        self.sessions = sessions(self.small)
+        small = self.rng.random() < self.temper.small
+        self._limits = limits or (SMALL if small else ROOMY)
+        self.sessions = sessions(self._limits)
         self.watch = Invariants(self)
         self.nodes = [Node(self, name) for name in self.names]
         self._by_name = {node.name: node for node in self.nodes}
-        self.clients = Clients(self, self.rng.choice((2, 3, 4)))
+        self.clients = self._new_clients()
         self.manager = Manager(self)
         self.faults = Faults(self)
         self.operators = Operators(self)
         self.budget = Budget(self)
         self.served_ticks = 0
+
+    def _new_clients(self) -> Clients:
+        return Clients(self, self.rng.choice((2, 3, 4)))
 
     # --- What the parts of the world use ---
 
@@ -121,7 +127,7 @@ class Simulation:
 
     def run(self) -> Outcome:
         broken, index = None, None
-        with limited(self.small):
+        with bounded(self._limits):
             try:
                 self._run()
             except Exception as error:
@@ -153,12 +159,15 @@ class Simulation:
             self.clients.history.rows(),
         )
 
-    def _run(self) -> None:
+    def _begin(self) -> None:
         for node in self.nodes:
             self.after(self.rng.randrange(50), node.start)
             if not self.operators.may_start(node):
                 self.after(self.late_ms + 1, node.start)
         self.after(200, self._managing)
+
+    def _run(self) -> None:
+        self._begin()
         self._until(CHAOS_MS, lambda: False)
         self._calm()
         self._serve()
