@@ -69,6 +69,8 @@ NOT_PAST_COMMIT = Rule(
     "after a restart the state is replayed up to the saved commit index, never past it", "PROTOCOL, Log [broken]"
 )
 STATE_IS_FOLD = Rule("the state is the fold of the log up to applied", "Raft 2, state machines; PROTOCOL, Invariants")
+STATES_AGREE = Rule("all states are the same at one index", "Raft 5.4.3, state machine safety; food/core/agreement.py")
+RIGHTLY_OUTVOTED = Rule("only a state that is wrong is outvoted", "food/core/agreement.py")
 
 # --- Snapshots ---
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from food.core.message import Ack, Answer, Append, Ask, Entry, Epoch, Heartbeat, Kind, Message, Position, Range
+from food.core.message import Ack, Answer, Append, Ask, Digest, Entry, Epoch, Heartbeat, Kind, Message, Position, Range
 
 LINES_MOST = 500_000
 USEFUL_MS = 3_000  # before the end: what else happened to any node
@@ -72,7 +72,7 @@ def _concerns(line: Line, node: str, index: int | None, since_ms: int) -> bool:
     match line.message:
         case None:
             return line.at_ms >= since_ms
-        case Ask() | Answer():
+        case Ask() | Answer() | Digest():
             return False
         case Append() | Range() as append if index is not None:
             return append.prev.index <= index <= append.prev.index + len(append.entries)
