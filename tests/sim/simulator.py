@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from food.core import donor
 from food.core.message import Message
+from food.wire import decode, encode
 
 from .budget import Budget
 from .clients import Clients, Seen
@@ -32,6 +33,7 @@ SERVE_WITHIN_TICKS = (
 CONVERGE_WITHIN_TICKS = 120
 MEND_WITHIN_TICKS = 160  # some seconds a member: lists are changed one at a time
 MEND_MS = 100
+FRAMED = 0.05  # share of worlds whose messages go through frames, as on the wire: the rest need not pay for it
 
 
 class Outcome(NamedTuple):
@@ -79,6 +81,7 @@ class Simulation:
         self.operators = Operators(self)
         self.budget = Budget(self)
         self.served_ticks = 0
+        self._framed = self.rng.random() < FRAMED
 
     def _new_clients(self) -> Clients:
         return Clients(self, self.rng.choice((2, 3, 4)))
@@ -109,6 +112,10 @@ class Simulation:
             delays = network.published(source.name, target, self.now)
         else:
             delays = network.delays(source.name, target)
+        if self._framed:
+            members = source.running.local.log.members
+            frame = encode(members.cluster if members else "", source.disk.member, message)
+            message = decode(frame).message
         for delay in delays:
             self.after(delay, receiver.take, (source.disk.member, message))
         if self._trace is not None:
