@@ -9,6 +9,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, NamedTuple
 
+import linear
+
 from food.core import donor
 from food.core.message import Message
 from food.wire import decode, encode
@@ -142,6 +144,10 @@ class Simulation:
                 index = error.index if isinstance(error, Violation) else None
                 expected = isinstance(error, Violation)
                 self.note(self.watch.at, broken if expected else "".join(traceback.format_exception(error)))
+        history = self.clients.history.rows()
+        if broken is None and (why := linear.check(history, whole=True)):
+            broken = f"Violation: what clients saw is not linearizable: {why}"
+            self.note("", broken)
         network = self.network
         messages = Counter(
             {
@@ -163,7 +169,7 @@ class Simulation:
             self.now,
             self._trace.whole() if self._trace else [],
             self._trace.useful(self.watch.at, index) if self._trace else [],
-            self.clients.history.rows(),
+            history,
         )
 
     def _begin(self) -> None:
