@@ -128,6 +128,8 @@ def _read(path: str) -> bytes:
             raise KeyUnusable(f"key file {path} is not a regular file")
         _guarded(path, state)
         secret = os.read(descriptor, SECRET_MOST_BYTES + 1)
+    except OSError as error:
+        raise KeyUnusable(f"key file {path} cannot be read: {error.strerror}") from None
     finally:
         os.close(descriptor)
     if not SECRET_LEAST_BYTES <= len(secret) <= SECRET_MOST_BYTES:
