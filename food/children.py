@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 PR_SET_PDEATHSIG = 1
 OUTPUT_MOST_BYTES = 1024 * 1024
 READ_BYTES = 65536
+EXIT_FAILED = 1
 EXIT_NOT_FOUND = 127
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -87,11 +88,17 @@ class Tool:
     __slots__ = ("_chunks", "deadline", "errors", "output", "pid", "status")
 
     def __init__(self, argv: Sequence[str], deadline: float) -> None:
+        """Raises OSError where there are no descriptors left to hear it by."""
         self.deadline = deadline
         self.status: int | None = None
         self._chunks: tuple[list[bytes], list[bytes]] = ([], [])
         self.output, output_end = _pipe()
-        self.errors, errors_end = _pipe()
+        try:
+            self.errors, errors_end = _pipe()
+        except OSError:
+            os.close(self.output)
+            os.close(output_end)
+            raise
         self.pid = 0
         try:
             self.pid = os.posix_spawnp(
@@ -109,7 +116,7 @@ class Tool:
             )
         except OSError as error:
             os.write(errors_end, f"{argv[0]} cannot be run: {error.strerror}".encode())
-            self.status = EXIT_NOT_FOUND
+            self.status = EXIT_NOT_FOUND if isinstance(error, FileNotFoundError) else EXIT_FAILED
         finally:
             os.close(output_end)
             os.close(errors_end)

@@ -139,12 +139,10 @@ class Guardian:
         own_directory(str(self.settings["data_dir"]), 0o700, self.owner)
         prepare_log(self.identity, self.owner)
         self.journal = Journal(self.identity, "guardian", str(self.settings["log_level"]), foreground=self.foreground)
-        try:
-            self.guardian_lock = locks.take(f"{self.run_dir}/{locks.GUARDIAN_LOCK}")
-        except locks.Held as held:
-            raise Refused(EXIT_GENERIC, f"food is already running: {held}") from None
-        except OSError as error:
-            raise Refused(EXIT_GENERIC, f"{error.filename} cannot be locked: {error.strerror}; remove it") from None
+        self.guardian_lock = take_lock(f"{self.run_dir}/{locks.GUARDIAN_LOCK}", "food is already running: {}")
+        if not self.foreground and not self.external and abandoned():
+            # Its start was killed. The stop after it may have found the lock free: nothing may come up any more.
+            raise Refused(EXIT_GENERIC, "the start that asked for food has ended")
         locks.sign(self.guardian_lock, os.getpid(), "external" if self.external else "")
         if self.external:
             self.succeed()
@@ -176,10 +174,9 @@ class Guardian:
         for name in ("reason", "demoted", "moving", "control.sock", "client.sock"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{self.run_dir}/{name}")
-        try:
-            lock = locks.take(f"{self.run_dir}/{locks.DAEMON_LOCK}")
-        except locks.Held as held:
-            raise Refused(EXIT_GENERIC, f"another food daemon still runs: {held}; stop the resource first") from None
+        lock = take_lock(
+            f"{self.run_dir}/{locks.DAEMON_LOCK}", "another food daemon still runs: {}; stop the resource first"
+        )
         self.pipe, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pipe.setblocking(False)
         self.daemon_errors, errors_end = os.pipe()
@@ -209,9 +206,17 @@ class Guardian:
 
     def run(self) -> int:
         self.listen_to_signals()
-        self.launch()
-        self.detach()
-        self.loop()
+        try:
+            self.launch()
+            self.detach()
+            self.loop()
+        except Refused:
+            raise
+        except Exception as error:  # the daemon ends with this process, and nobody else would say why
+            text = f"the guardian failed, please report it: {type(error).__name__}: {error} ({place(error)})"
+            self.say("error", text)
+            self.write_reason(text)
+            raise Refused(EXIT_GENERIC, text) from None
         # Nobody answers there any more. `adopted` last of all: it says that there may be something to clear.
         for name in ("moving", "control.sock", "client.sock", "attributes", "adopted"):
             self.unlink(name)
@@ -224,18 +229,20 @@ class Guardian:
 
     def loop(self) -> None:
         now = time.monotonic()
-        self.act(now)
-        while not self.watch.finished(now):
-            timeout_ms = max(0, self.wake_at(now) - now) * 1000 + 1
-            ready = self.poller.poll(timeout_ms)
-            late_s = time.monotonic() - now - timeout_ms / 1000
-            now = time.monotonic()
-            if late_s > OVERSLEPT_S:
-                self.watch.overslept(late_s)
-            self.hear({descriptor for descriptor, _ in ready}, now)
+        try:
             self.act(now)
-        for tool in self.all_tools():  # what hangs would act later, perhaps on a next life
-            tool.kill()
+            while not self.watch.finished(now):
+                timeout_ms = max(0, self.wake_at(now) - now) * 1000 + 1
+                ready = self.poller.poll(timeout_ms)
+                late_s = time.monotonic() - now - timeout_ms / 1000
+                now = time.monotonic()
+                if late_s > OVERSLEPT_S:
+                    self.watch.overslept(late_s)
+                self.hear({descriptor for descriptor, _ in ready}, now)
+                self.act(now)
+        finally:
+            for tool in self.all_tools():  # what hangs would act later, perhaps on a next life
+                tool.kill()
 
     def wake_at(self, now: float) -> float:
         deadlines = [tool.deadline for _, tool in self.tools]
@@ -330,8 +337,12 @@ class Guardian:
             if not isinstance(attributes, dict):
                 raise ValueError("attributes is not a map")
             texts = {str(name): None if text is None else str(text) for name, text in attributes.items()}
-            self.keep_attribute_names(texts)
-            self.watch.order_attributes(order, texts, now)
+            try:
+                self.keep_attribute_names(texts)
+            except OSError as error:  # what is not noted there, a stop would not remove
+                self.watch.answers.append((order, f"{error.filename or 'attributes'}: {error.strerror}"))
+            else:
+                self.watch.order_attributes(order, texts, now)
         elif "fail" in message:
             reason = str(message["fail"])
             self.write_reason(reason)
@@ -530,7 +541,11 @@ class Guardian:
                 return
             if job.kind == "fail":
                 self.unlink("moving")  # it did not move: from now on a monitor may say so
-            tool = self.start_tool(self.command(job), now)
+            try:
+                tool = self.start_tool(self.command(job), now)
+            except OSError as error:  # no descriptors are left, say: tried again like a tool that failed
+                self.watch.done(job, False, None, f"{self.command(job)[0]} cannot be run: {error.strerror}", now)
+                continue
             self.tools.append((job, tool))
             if tool.status is not None:  # could not even be run
                 self.tool_ended(job, tool, now)
@@ -618,7 +633,8 @@ class Guardian:
     def resolve_next(self, now: float) -> None:
         names = self.book.unresolved()
         if names and self.resolving is None:
-            self.resolving = (names[0], self.start_tool(pacemaker.resolve(names[0]), now))
+            with contextlib.suppress(OSError):  # the next reading of the node list tries again
+                self.resolving = (names[0], self.start_tool(pacemaker.resolve(names[0]), now))
 
     def name_resolved(self, now: float) -> None:
         assert self.resolving is not None
@@ -670,13 +686,19 @@ class Guardian:
         if not new:
             return
         self.known_attributes += new
-        self.write_attribute_names()
+        try:
+            self.write_attribute_names()
+        except OSError:
+            del self.known_attributes[-len(new) :]
+            raise
 
     def write_attribute_names(self) -> None:
         """The file also says that there is something to clear, until the guardian has ended in order."""
         descriptor = os.open(f"{self.run_dir}/attributes", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
-        os.write(descriptor, "\n".join(self.known_attributes).encode())
-        os.close(descriptor)
+        try:
+            os.write(descriptor, "\n".join(self.known_attributes).encode())
+        finally:
+            os.close(descriptor)
 
     def say(self, level: str, text: str) -> None:
         if self.journal:
@@ -729,6 +751,13 @@ class Guardian:
         return EXIT_OK
 
 
+def place(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace else "unknown place"
+
+
 def read_answer(job: watch.Job, status: int, output: str) -> tuple[bool, object]:
     if job.kind in ("get_score", "get_other"):
         return pacemaker.read_score(status, output)
@@ -743,6 +772,22 @@ def tool_error(status: int, errors: str) -> str:
     if status == -signal.SIGKILL:
         return f"no answer within {TOOL_LIMIT_S:.0f} s"
     return errors.strip().split("\n")[-1] or f"exit status {status}"
+
+
+def abandoned() -> bool:
+    """Whether whoever started us, and reads our standard error until we stand, has gone."""
+    poller = select.poll()
+    poller.register(2, 0)
+    return any(events & select.POLLERR for _, events in poller.poll(0))
+
+
+def take_lock(path: str, held: str) -> int:
+    try:
+        return locks.take(path)
+    except locks.Held as found:
+        raise Refused(EXIT_GENERIC, held.format(found)) from None
+    except OSError as error:
+        raise Refused(EXIT_GENERIC, f"{path} cannot be locked: {error.strerror}; remove it") from None
 
 
 def find_owner(name: str) -> Owner:
