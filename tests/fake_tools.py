@@ -1,7 +1,8 @@
 """Pacemaker's and Corosync's tools as one recording shell script, for tests where no cluster is.
 
-`calls` has a line for each call; `score` is what the CIB shows of this node, `score.NODE` of another, `attribute.NAME`
-likewise. A file `hang.TOOL` lets that tool hang, `fail.TOOL` lets it fail with the file's text.
+`calls` has a line for each call; `score` is what the CIB shows of node n1, `score.NODE` of another, `attribute.NAME`
+and `attribute.NAME.NODE` likewise. A file `hang.TOOL` lets that tool hang, `fail.TOOL` lets it fail with the file's
+text.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ case $tool in
     crm_resource | getent) exit 0 ;;
 esac
 file=score
-[ "$node" = n1 ] || file=score.$node
 [ -z "$name" ] || file=attribute.$name
+[ "$node" = n1 ] || file=$file.$node
 case $action in
     set) echo "$value" >"$file" ;;
     delete) rm -f "$file" ;;

@@ -58,11 +58,12 @@ class Node:
             "OCF_RESKEY_CRM_meta_timeout": "20000",
             "OCF_RESKEY_CRM_meta_on_node": "n1",
         }
+        self.program = [*PYTHON_ANYWHERE, str(AGENT)]
         self.errors = ""
         self.took_s = 0.0
 
     def __call__(self, *action: str, **environment: str) -> int:
-        argv = [*PYTHON_ANYWHERE, str(AGENT), *action]
+        argv = [*self.program, *action]
         begin = time.monotonic()
         done = subprocess.run(
             argv, env={**self.environment, **environment}, capture_output=True, text=True, check=False, timeout=60
@@ -147,6 +148,20 @@ def test_the_guardian_holds_none_of_the_agents_pipes(node: Node) -> None:
     begin = time.monotonic()
     assert node("start") == 0
     assert time.monotonic() - begin < 10
+
+
+def test_a_guardian_whose_start_was_killed_does_not_come_up(node: Node) -> None:
+    """The stop that follows may have come before it held its lock, and found nothing to end."""
+    words = [node.environment["FOOD_COMMAND"], "--id", "food", "--run-dir", str(node.run_dir), "--node", "n1"]
+    for name in ("data_dir", "user", "key_file", "daemon"):
+        words += [f"--{name.replace('_', '-')}", node.environment[f"OCF_RESKEY_{name}"]]
+    reading, writing = os.pipe()
+    os.close(reading)  # the agent's end
+    with subprocess.Popen(words, env=node.environment, stderr=writing) as guardian:
+        os.close(writing)
+        assert guardian.wait(10) == 1
+    assert node.pid(locks.GUARDIAN_LOCK) is None and node.pid(locks.DAEMON_LOCK) is None
+    assert not (node.run_dir / "attributes").exists()
 
 
 @pytest.mark.parametrize(
