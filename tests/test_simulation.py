@@ -4,18 +4,37 @@ replays exactly, and rules left out on purpose are noticed."""
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from collections import Counter
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+from sim import invariants
+from sim.counting import Counting
 from sim.defects import DEFECTS
+from sim.invariants import Violation
+from sim.rules import RULES
 from sim.simulator import Outcome, counted, run
 from sim.tempers import LISTS
+from sim.trace import USEFUL_LINES
 
-SEEDS = int(os.environ.get("FOOD_SEEDS", "2000"))
+SEEDS = int(os.environ.get("FOOD_SEEDS", "4000"))
 DEFECT_SEEDS_MOST = 300
+KINDS = {
+    *("crash", "crash publish", "crash save", "crash saved", "crash send", "crash answer", "pause", "clock"),
+    *("cut in", "cut out", "cut both", "weather", "PUB at its high-water mark", "published message dropped"),
+    *("message lost", "message doubled", "message late"),
+    *("disk error", "start: read error", "disk nearly full", "disk lost", "disk damaged", "start: damage found"),
+    *("disk rolled back", "rollback recognised"),
+    *("promoted anybody", "promoted two at once", "promoted twice", "promote late", "promote timed out"),
+    *("demoted anybody", "demote lost", "demote late", "demote timed out", "moved", "stale score"),
+    *("member command", "member command done", "founded with fewer", "Corosync's nodes changed"),
+    *("session lost", "result lost"),
+    *("stays down", "stays cut off: in", "stays cut off: out", "stays cut off: both"),
+}
 
 # Caught by chance among the seeds below; the others are caught by the scripts in tests/scenarios.
 BY_CHANCE = (
@@ -55,12 +74,35 @@ def test_every_seed_holds() -> None:
     assert sum(outcome.acknowledged for outcome in outcomes) >= 100 * SEEDS
     assert sum(outcome.reads for outcome in outcomes) >= 50 * SEEDS
     assert sum(outcome.promotions for outcome in outcomes) >= 5 * SEEDS
-    changes, fewer = (
-        sum(o.faults.get(name, 0) for o in outcomes) for name in ("member command done", "founded with fewer")
-    )
-    assert changes >= SEEDS and fewer >= SEEDS // 100
-    faults = sum(n for outcome in outcomes for name, n in outcome.faults.items() if not name.startswith("message"))
-    assert faults >= 30 * SEEDS
+    kinds = sum((Counter(outcome.faults) for outcome in outcomes), Counter())
+    assert kinds.keys() == KINDS
+    assert kinds["member command done"] >= SEEDS and kinds["founded with fewer"] >= SEEDS // 100
+    assert sum(number for name, number in kinds.items() if "message" not in name) >= 30 * SEEDS
+
+
+def test_what_broke_is_explained() -> None:
+    """The lines that concern it, and no more."""
+    with DEFECTS["matched_not_reset"]():
+        seed = next(seed for seed in range(DEFECT_SEEDS_MOST) if run(seed).broken)
+        outcome = run(seed, trace=True)
+    assert outcome.broken and "README rule 7" in outcome.broken and outcome.broken in outcome.useful[-1]
+    assert 10 <= len(outcome.useful) <= USEFUL_LINES < len(outcome.trace)
+    assert not any("Ask" in line for line in outcome.useful)
+
+
+def test_every_rule_is_checked() -> None:
+    source = Path(invariants.__file__).read_text()
+    assert [name for name in RULES if f"rules.{name}" not in source] == []
+
+
+@pytest.mark.parametrize("arguments", [("--seeds", "6", "--from", "100"), ("--minutes", "0.02")])
+def test_simulate(arguments: tuple[str, ...]) -> None:
+    simulate = Path(__file__).with_name("simulate")
+    done = subprocess.run([sys.executable, simulate, *arguments], capture_output=True, text=True, check=True)
+    last = done.stdout.splitlines()[-1]
+    found = re.match(r"(\d+) seeds from (\d+), 0 broken, .* (\d+) commits, .* (\d+) promotions, .* crash", last)
+    assert found, done.stdout
+    assert int(found[1]) == 6 or arguments[0] == "--minutes"
 
 
 @pytest.mark.parametrize("name", BY_CHANCE)
@@ -68,6 +110,24 @@ def test_a_rule_left_out_is_noticed(name: str) -> None:
     with DEFECTS[name]():
         found = any(run(seed, steer=STEERED.get(name)).broken for seed in range(DEFECT_SEEDS_MOST))
     assert found, f"{name} was not noticed"
+
+
+COUNT_TO, PROMOTIONS_LEAST = 20_000, 50  # tests/simulate --counter 1000000 is the long form
+
+
+def test_counters_are_exact() -> None:
+    world = Counting(1, COUNT_TO, PROMOTIONS_LEAST)
+    outcome = world.run()
+    assert outcome.broken is None
+    assert world.counters.counted >= COUNT_TO and outcome.promotions >= PROMOTIONS_LEAST
+    world.counters.incrementers[0].counted += 1
+    with pytest.raises(Violation, match="1 counters on n1 are not exact"):
+        world.counters.compare()
+
+
+def test_a_retry_that_is_executed_again_is_noticed_by_those_who_count() -> None:
+    with DEFECTS["duplicates_applied_again"]():
+        assert any(Counting(seed, 5_000, 5).run().broken for seed in range(5))
 
 
 REPLAY = """

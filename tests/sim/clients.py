@@ -1,4 +1,4 @@
-"""Clients with sessions: pipelining, retries of the same sequence number at any node, and linearizable reads.
+"""Clients with sessions: pipelining, retries of the same sequence number at any node, and reads of each kind.
 
 What they did and saw is kept as a history for a checker that knows nothing of nodes, logs or epochs.
 """
@@ -20,9 +20,20 @@ if TYPE_CHECKING:
     from .simulator import Simulation
 
 KEYS = [b"a", b"ab", b"b", b"c", b"d"]
-RETRY_MS = 250
-STEP_MS = 25
-PIPELINE = 4
+RETRY_MS = 250  # of whoever opens a session
+UNKNOWN_MOST = 8  # retries of one write that say so: then its result is not kept any more
+
+
+class Habits(NamedTuple):
+    step_ms: int = 25
+    pipeline: int = 4
+    retry_ms: int = 250
+    leaves: float = 0.0  # chance, at a step, to go on with another session
+
+
+USUAL = Habits()
+# Slow: late with everything; hasty: asks again before any answer can be here; fickle: has many sessions.
+HABITS = (USUAL, USUAL, Habits(300, 8, 1_500), Habits(25, 2, 15), Habits(25, 4, 250, 0.04))
 
 
 # One operation as its client saw it: (client, op, key, argument, result, invoked_at, returned_at).
@@ -70,54 +81,77 @@ def _learned(result: Result) -> Any:
 class Whose(NamedTuple):
     client: int
     session: int
-    seq: int  # 0: a session is opened
+    seq: int  # 0: a session is opened or closed
     read: int  # 0: a write
     key: bytes
-    floor: Version | None
-    number: int = 0  # of a read, in the history
+    floor: Version | None = None  # of a key that is read
+    number: int = 0  # of such a read, in the history
+    kind: str = "get"
+    since: int = 0  # newest committed entry when a range is read
 
 
 class Write:
-    def __init__(self, op: list[Any], number: int) -> None:
+    def __init__(self, op: list[Any], number: int, never_ms: int) -> None:
         self.op = op
         self.number = number  # in the history
-        self.sent_ms = -RETRY_MS
+        self.sent_ms = never_ms
+        self.unknown = 0  # how often the answer said so
 
 
 class Client:
-    def __init__(self, clients: Clients, number: int) -> None:
+    def __init__(self, clients: Clients, number: int, habits: Habits) -> None:
         self.clients = clients
         self.world = clients.world
         self.number = number
+        self.habits = habits
         self.session = 0
         self.seq = 0
         self.waiting: dict[int, Write] = {}  # by seq
         self.revisions: dict[bytes, int] = {}
         self.target = self.world.names[0]
+        self.done = self.has_read = 0
+        self._former: set[int] = set()  # sessions that it had
         self._opened_ms = -RETRY_MS
         self._written = 0
         self._reads = 0
 
     def step(self) -> None:
-        rng, now = self.world.rng, self.world.now
+        rng, habits = self.world.rng, self.habits
         if rng.random() < 0.3:
             self._find()
+        if self.session and self.world.chaos and rng.random() < habits.leaves:
+            if rng.random() < 0.5:
+                self._send(Whose(self.number, 0, 0, 0, b""), [0, 0, 0, "close", self.session])
+            self._leave()
         if not self.session:
-            if now - self._opened_ms >= RETRY_MS:
-                self._opened_ms = now
-                self._send(Whose(self.number, 0, 0, 0, b"", None), [0, 0, 0, "open"])
+            self._open()
         else:
-            while len(self.waiting) < PIPELINE and rng.random() < 0.5:
-                self.seq += 1
-                op = self._new()
-                argument = op[2] if op[0] == "put" else tuple(op[2:]) or None
-                self.waiting[self.seq] = Write(op, self.clients.history.invoked(self.number, op[0], op[1], argument))
-            for seq, write in self.waiting.items():
-                if now - write.sent_ms >= RETRY_MS:
-                    self._write(seq, write)
+            self._write_on()
         if rng.random() < 0.4:
             self._read(rng.choice(KEYS))
-        self.world.after(STEP_MS, self.step)
+        self.world.after(habits.step_ms, self.step)
+
+    def _open(self) -> None:
+        if self.world.now - self._opened_ms >= RETRY_MS:
+            self._opened_ms = self.world.now
+            self._send(Whose(self.number, 0, 0, 0, b""), [0, 0, 0, "open"])
+
+    def _write_on(self) -> None:
+        rng, now, habits = self.world.rng, self.world.now, self.habits
+        while len(self.waiting) < habits.pipeline and rng.random() < 0.5:
+            self.seq += 1
+            op = self._new()
+            argument = op[2] if op[0] == "put" else tuple(op[2:]) or None
+            number = self.clients.history.invoked(self.number, op[0], op[1], argument)
+            self.waiting[self.seq] = Write(op, number, now - habits.retry_ms)
+        for seq, write in self.waiting.items():
+            if now - write.sent_ms >= habits.retry_ms:
+                self._write(seq, write)
+
+    def _leave(self) -> None:
+        """Whether what waits was done, or will be, is never learned."""
+        self._former.add(self.session)
+        self.session, self.seq, self.waiting = 0, 0, {}
 
     def _new(self) -> list[Any]:
         rng = self.world.rng
@@ -134,13 +168,17 @@ class Client:
     def _write(self, seq: int, write: Write) -> None:
         write.sent_ms = self.world.now
         done = min(self.waiting) - 1
-        self._send(Whose(self.number, self.session, seq, 0, b"", None), [self.session, seq, done, *write.op])
+        self._send(Whose(self.number, self.session, seq, 0, b""), [self.session, seq, done, *write.op])
 
     def _read(self, key: bytes) -> None:
         self._reads += 1
-        number = self.clients.history.invoked(self.number, "get", key, None)
-        whose = Whose(self.number, 0, 0, self._reads, key, None, number)
-        self._send(whose, None)
+        chance = self.world.rng.random()
+        if chance < 0.8:
+            number = self.clients.history.invoked(self.number, "get", key, None)
+            self._send(Whose(self.number, 0, 0, self._reads, key, None, number), None)
+        else:
+            kind = "range" if chance < 0.95 else "stale"
+            self._send(Whose(self.number, 0, 0, self._reads, key[:1], kind=kind), None)
 
     def _send(self, whose: Whose, command: list[Any] | None) -> None:
         target = self.world.node(self.target)
@@ -149,10 +187,12 @@ class Client:
             self.world.after(delay, self._arrive, target, whose, packed)
 
     def _arrive(self, target: Node, whose: Whose, packed: bytes | None) -> None:
+        watch = self.world.watch
         if whose.read:
             # The read starts here at the latest: whatever is committed by now must be seen.
-            whose = whose._replace(floor=self.world.watch.floor(whose.key))
-        target.take(Request(whose, packed, whose.key if whose.read else None))
+            floor = watch.floor(whose.key) if whose.kind == "get" else None
+            whose = whose._replace(floor=floor, since=len(watch.ledger))
+        target.take(Request(whose, packed, whose.key if whose.read else None, kind=whose.kind))
 
     def _find(self) -> None:
         """A guess at who is primary: often a node that thinks so."""
@@ -161,32 +201,42 @@ class Client:
         self.target = rng.choice(primaries) if primaries and rng.random() < 0.8 else rng.choice(self.world.names)
 
     def answered(self, whose: Whose, result: Result) -> None:
-        if whose.read:
-            if result.status == 0:
-                self.clients.reads += 1
-                self.clients.history.returned(whose.number, tuple(result.value or (None, 0)))
-                if result.value:
-                    self.revisions[whose.key] = result.value[1]
-            return
         if result.status in ("not_primary", "busy"):
             self._find()
-        if whose.seq == 0:
-            if result.status == 0 and not self.session:
+        if whose.read:
+            self._has_read(whose, result)
+        elif whose.seq == 0:
+            if result.status == 0 and result.value and not self.session and result.value not in self._former:
                 self.session, self.seq, self.waiting = result.value, 0, {}
+        elif whose.session == self.session and whose.seq in self.waiting:
+            self._has_written(whose.seq, self.waiting[whose.seq], result)
+
+    def _has_read(self, whose: Whose, result: Result) -> None:
+        if result.status != 0:
             return
-        if whose.session != self.session or whose.seq not in self.waiting:
-            return
+        self.clients.reads += 1
+        self.has_read += 1
+        if whose.kind == "get":
+            self.clients.history.returned(whose.number, tuple(result.value or (None, 0)))
+            if result.value:
+                self.revisions[whose.key] = result.value[1]
+
+    def _has_written(self, seq: int, write: Write, result: Result) -> None:
         match result.status:
             case 0 | "compare":
-                write = self.waiting.pop(whose.seq)
+                del self.waiting[seq]
                 self.clients.history.returned(write.number, _learned(result))
-                self.clients.done += 1
-            case "session":
-                raise Violation("a session that is in use is known")
-            case "not_primary" | "busy" | "order":
-                self.waiting[whose.seq].sent_ms = min(self.waiting[whose.seq].sent_ms, self.world.now - RETRY_MS + 30)
-            case "unknown":
-                pass  # the retry of the same sequence number will tell
+                self.done += 1
+            case "not_primary" | "busy" | "order" | "no_space":
+                write.sent_ms = min(write.sent_ms, self.world.now - self.habits.retry_ms + 30)
+            case "session":  # evicted, or closed
+                self.world.count("session lost")
+                self._leave()
+            case "unknown":  # the retry of the same sequence number will tell, if its result is still kept
+                write.unknown += 1
+                if write.unknown == UNKNOWN_MOST:
+                    self.world.count("result lost")
+                    self._leave()
             case other:
                 raise Violation(f"answer {other}: {result.value}")
 
@@ -194,12 +244,14 @@ class Client:
 class Clients:
     def __init__(self, world: Simulation, count: int) -> None:
         self.world = world
-        self.done = 0
         self.reads = 0
         self.history = History(world)
-        self.all = [Client(self, number) for number in range(count)]
+        self.all = [self._new(number) for number in range(count)]
         for client in self.all:
-            world.after(world.rng.randrange(STEP_MS), client.step)
+            world.after(world.rng.randrange(client.habits.step_ms), client.step)
+
+    def _new(self, number: int) -> Client:
+        return Client(self, number, self.world.rng.choice(HABITS))
 
     def answered(self, node: Node, whose: object, result: Result) -> None:
         """An answer leaves `node`: judged here, whether or not it arrives."""
@@ -208,12 +260,16 @@ class Clients:
             return
         assert isinstance(whose, Whose)
         watch = self.world.watch
-        if whose.read:
-            if result.status == 0:
+        if whose.seq:
+            watch.on_write_answer(node, whose.session, whose.seq, result)
+        elif whose.read and result.status == 0:
+            if whose.kind == "range":
+                watch.on_range_answer(node, whose.key, whose.since, result.value)
+            elif whose.kind == "stale":
+                watch.on_stale_answer(node, whose.key, result.value)
+            else:
                 assert whose.floor is not None
                 watch.on_read_answer(node, whose.key, whose.floor, result.value)
-        elif whose.seq:
-            watch.on_write_answer(node, whose.session, whose.seq, result)
         client = self.all[whose.client]
         for delay in self.world.network.delays(node.name, "client"):
             self.world.after(delay, client.answered, whose, result)

@@ -17,6 +17,7 @@ class Disk:
     def __init__(self, member: Member) -> None:
         self.member = member
         self.starts = 0
+        self.damaged = False  # torn or flipped where no crash tears: food/storage.py and food/wal.py refuse it
         self.promise: Epoch = NO_EPOCH
         self.base: Position = START
         self.base_members: MemberList | None = None

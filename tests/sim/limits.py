@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from types import ModuleType
+from typing import NamedTuple
 
-from food.core import donor, leading, local, snapshot
+from food.core import donor, leading, local, snapshot, state
 
 SMALL = {
     (local, "FLUSH_ENTRIES"): 6,
@@ -20,6 +22,8 @@ SMALL = {
     (donor, "PACE_BYTES_PER_MS"): 200,
     (donor, "PACE_BURST_BYTES"): 1_000,
     (leading, "APPEND_MOST_BYTES"): 120,
+    (state, "SESSIONS_MOST"): 4,
+    (state, "SESSION_RESULTS_MOST"): 3,
 }
 ROOMY = {
     (local, "FLUSH_ENTRIES"): 30,
@@ -30,12 +34,37 @@ ROOMY = {
     (snapshot, "CHUNK_MOST_BYTES"): 1_500,
     (donor, "RANGE_MOST_BYTES"): 2_000,
     (leading, "APPEND_MOST_BYTES"): 1_000,
+    (state, "SESSIONS_MOST"): 12,
+    (state, "SESSION_RESULTS_MOST"): 6,
 }
 
 
+# For a world that runs long: as ROOMY, with more of everything under way.
+LARGE = ROOMY | {
+    (local, "FLUSH_ENTRIES"): 500,
+    (local, "KEEP_ENTRIES"): 2_000,
+    (local, "COMPACT_MOST_ENTRIES"): 2_000,
+    (donor, "RANGE_MOST_BYTES"): 20_000,
+    (state, "SESSIONS_MOST"): 1_000,
+    (state, "SESSION_RESULTS_MOST"): 256,
+}
+Limits = dict[tuple[ModuleType, str], int]
+
+
+class Sessions(NamedTuple):
+    """How many there are, and how many results each keeps."""
+
+    most: int
+    results: int
+
+
+def sessions(wanted: Limits) -> Sessions:
+    """What the model is told, too."""
+    return Sessions(wanted[state, "SESSIONS_MOST"], wanted[state, "SESSION_RESULTS_MOST"])
+
+
 @contextmanager
-def limited(small: bool) -> Iterator[None]:
-    wanted = SMALL if small else ROOMY
+def bounded(wanted: Limits) -> Iterator[None]:
     before = {(module, name): getattr(module, name) for module, name in wanted}
     for (module, name), value in wanted.items():
         setattr(module, name, value)
@@ -44,3 +73,7 @@ def limited(small: bool) -> Iterator[None]:
     finally:
         for (module, name), value in before.items():
             setattr(module, name, value)
+
+
+def limited(small: bool) -> AbstractContextManager[None]:
+    return bounded(SMALL if small else ROOMY)

@@ -5,6 +5,7 @@ Used as the measure for every node's state, for every answer to a write and for 
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import msgpack
@@ -31,7 +32,8 @@ class Session:
 class Model:
     """The fold of all committed entries so far, with the history of every key."""
 
-    def __init__(self) -> None:
+    def __init__(self, sessions_most: int = 10_000, results_most: int = 256) -> None:
+        self._sessions_most, self._results_most = sessions_most, results_most
         self.index = 0
         self.revision = 0
         self.rows: dict[bytes, tuple[bytes, int]] = {}
@@ -56,12 +58,19 @@ class Model:
                 session.seq = seq
                 assert (number, seq) not in self.executed
                 session.results[seq] = self.executed[number, seq] = self._execute(op, args)
+                if len(session.results) > self._results_most:
+                    del session.results[min(session.results)]
         self.prints.append(self._print())
 
     def _execute(self, op: str, args: list[Any]) -> tuple[Any, Any]:
         if op == "open":
+            if len(self.sessions) == self._sessions_most:
+                del self.sessions[min(self.sessions, key=lambda number: self.sessions[number].used)]
             self.sessions[self.index] = Session(self.index)
             return 0, self.index
+        if op == "close":
+            self.sessions.pop(args[0], None)
+            return 0, None
         key = args[0]
         old = self.rows.get(key)
         if op == "cas" and (old[1] if old else 0) != args[1]:
@@ -78,6 +87,16 @@ class Model:
         self.history.setdefault(key, []).append(version)
         return 0, self.revision
 
+    def range_at(self, prefix: bytes, index: int) -> list[list[Any]]:
+        """The keys that begin so, as they were when entry `index` was the last one."""
+        found: list[list[Any]] = []
+        for key in sorted(self.history):
+            if key.startswith(prefix):
+                version = next((v for v in reversed(self.history[key]) if v.index <= index), ABSENT)
+                if version.value is not None:
+                    found.append([key, version.value, version.revision])
+        return found
+
     def _print(self) -> bytes:
         return fingerprint(
             self.revision,
@@ -90,5 +109,4 @@ class Model:
 
 
 def fingerprint(revision: int, rows: list[list[Any]], sessions: list[list[Any]]) -> bytes:
-    packed: bytes = msgpack.packb([revision, rows, sessions])
-    return packed
+    return blake2b(msgpack.packb([revision, rows, sessions]), digest_size=16).digest()

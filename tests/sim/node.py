@@ -12,6 +12,7 @@ from food.core.replica import Replica, StoreUnusable
 from food.core.state import Result
 from food.driver import finish_turn
 
+from .clock import Clock
 from .disk import Disk
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 ISOLATION_MS = 1_000
 TICK_MS = 50
+RANGE_MOST = 100
+NO_SPACE = "no space (simulated)"
 CRASH_POINTS = ("publish", "save", "saved", "send", "answer")  # before each of them; "saved": before anything leaves
 
 
@@ -31,9 +34,10 @@ class Request(NamedTuple):
 
     whose: Any
     command: bytes | None
-    key: bytes | None
+    key: bytes | None  # of a range: the prefix
     change: Change | None = None
     names: tuple[str, ...] = ()
+    kind: str = "get"  # of a read
 
 
 class Node:
@@ -50,6 +54,9 @@ class Node:
         self.image: Disk | None = None  # taken earlier, for a rollback
         self.armed: str | None = None  # crash at this point of the next turn that gets there
         self.paused_until_ms = 0
+        self.unreadable_until_ms = 0  # every start fails, by a read error
+        self.short_until_ms = 0  # the disk is as good as full
+        self.clock = Clock()
         self.ordered = False  # the manager believes it promoted
         self._due = False
         self._tick_due_ms = 0
@@ -64,15 +71,27 @@ class Node:
         assert self.replica is not None
         return self.replica
 
+    @property
+    def now(self) -> int:
+        """By the own clock."""
+        return self.clock.read(self.world.now)
+
     # --- Life ---
 
     def start(self) -> None:
         if self.replica or not self.world.may_start(self):
             return
+        if self.world.now < self.unreadable_until_ms:
+            self.world.count("start: read error")
+            self.world.after(self.unreadable_until_ms - self.world.now, self.start)
+            return
+        if self.disk.damaged:
+            self.world.count("start: damage found")
+            self.wipe()  # food/daemon.py sets such a store aside, and starts as an empty learner
         self._life += 1
         recovered = self.disk.recover()
         local = Local(recovered, f"{self.name}/{self._life}", self.world.corosync)
-        self.replica = Replica(local, ISOLATION_MS, self.world.now)
+        self.replica = Replica(local, ISOLATION_MS, self.now)
         self.world.watch.on_start(self)
         self._tick_due_ms = self.world.now
         self._due, self.ordered = False, False
@@ -84,20 +103,28 @@ class Node:
             self.replica, self.inbox, self.armed = None, [], None
             self._life += 1
             self.paused_until_ms = 0
-            self.world.watch.on_crash(self)
 
     def wipe(self) -> None:
         """The node comes back with an empty disk: as somebody else."""
         self.crash()
+        self.world.watch.on_gone(self)
         self.wiped_ms = self.world.now
         self.disks += 1
         self.disk = Disk(Member(self.name, f"{self.name}.{self.disks}"))
         self.image = None
 
+    def damage(self) -> None:
+        """The process ends; what is on the disk will not stand the checks of the next start."""
+        self.crash()
+        self.world.watch.on_gone(self)
+        self.wiped_ms = self.world.now
+        self.disk.damaged = True
+
     def roll_back(self) -> None:
         """The process ends, and the disk is what it was when the image was taken."""
         assert self.image
         self.crash()
+        self.world.watch.on_gone(self)
         self.disk, self.image = self.image, None
 
     def hear_of_nodes(self) -> None:
@@ -139,16 +166,18 @@ class Node:
 
     def turn(self) -> None:
         """Take what waits, step, then the tick if it is due; then the driver's order."""
-        replica, now, inbox = self.running, self.world.now, self.inbox
+        replica, now, inbox = self.running, self.now, self.inbox
         self.inbox = []
+        self.world.watch.at = self.name
         try:
             for item in inbox:
                 if isinstance(item, Request):
                     self._request(replica, item, now)
                 else:
                     replica.step(item[0], item[1], now)
-            if now >= self._tick_due_ms:
-                self._tick_due_ms = now + TICK_MS
+            if self.world.now >= self._tick_due_ms:
+                self._tick_due_ms = self.world.now + TICK_MS
+                replica.local.no_space = NO_SPACE if self.world.now < self.short_until_ms else ""
                 replica.tick(now)
             self.world.watch.on_stepped(self)
             finish_turn(replica, self, now)
@@ -172,6 +201,10 @@ class Node:
             replica.found(request.whose, list(request.names))
         elif request.command is not None:
             replica.propose(request.whose, request.command)
+        elif request.kind == "stale":
+            replica.read_stale(request.whose, "get", [request.key])
+        elif request.kind == "range":
+            replica.read(request.whose, "range", [request.key, RANGE_MOST], now)
         else:
             replica.read(request.whose, "get", [request.key], now)
 
@@ -187,7 +220,7 @@ class Node:
         self.world.watch.on_publish(self, message)
         for name in self.world.names:
             if name != self.name:
-                self.world.carry(self, name, message)
+                self.world.carry(self, name, message, published=True)
 
     def save(self, save: Save) -> None:
         self.world.watch.on_save(self, save)

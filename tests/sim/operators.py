@@ -1,15 +1,15 @@
 """Operators who change members by command: at any node, with what an old look at the list told them, sent twice.
 
 They go the way of the daemon's requests (Replica.change_members, Replica.found), ask for nonsense too, and keep two
-promises of README: nothing is asked for within the moment in which a lost disk is not yet missed, and fewer nodes found
-only a cluster that no other node has ever run in.
+limits of README: nothing is asked for within the moment in which a lost disk is not yet missed (tests/sim/budget.py),
+and fewer nodes found only a cluster that no other node has ever run in.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from food.core.members import ANSWERING_MS, Change
+from food.core.members import Change
 from food.core.message import Member, MemberList
 from food.core.state import Result
 
@@ -68,11 +68,8 @@ class Operators:
         world.after(delay_ms, self._arrive, target, change)
 
     def _arrive(self, target: Node, change: Change) -> None:
-        world = self.world
-        lately = any(world.now - node.wiped_ms <= ANSWERING_MS + 50 for node in world.nodes)
-        unseen = any(node.disk.member.store in world.faults.lost for node in world.nodes)
-        if not (lately or unseen):
-            world.count("member command")
+        if self.world.budget.may_change_members():
+            self.world.count("member command")
             target.take(Request(Order(change), None, None, change=change))
 
     def answered(self, node: Node, order: Order, result: Result) -> None:

@@ -17,6 +17,7 @@ from food.core.state import _row_hash as row_hash
 
 from .clients import Whose
 from .invariants import Invariants
+from .limits import Sessions
 from .node import Node, Request
 
 
@@ -46,6 +47,7 @@ class Stage:
         self.corosync = self.names
         self.now = 1_000
         self.rng: Any = NoChance()
+        self.sessions = Sessions(10_000, 256)
         self.watch = Invariants(self)  # type: ignore[arg-type]  # has what the invariants look at
         self.clients = self
         self.wire: list[Wired] = []
@@ -70,7 +72,7 @@ class Stage:
     def mostly_short(self, most_ms: int) -> int:
         return most_ms
 
-    def carry(self, source: Node, target: str, message: Message) -> None:
+    def carry(self, source: Node, target: str, message: Message, published: bool = False) -> None:
         self.wire.append(Wired(source.name, target, source.disk.member, message))
 
     def count(self, fault: str) -> None:

@@ -13,6 +13,7 @@ class Temper(NamedTuple):
     sizes: tuple[int, ...]
     small: float = 0.6  # chance of small limits
     hostile: float = 0.4  # share of the manager's steps that a sane one would not do
+    stale: float = 0.1  # chance that the manager knows but an older score of a node
     manage_ms: int = 200  # at most between two steps of the manager
     faults_ms: tuple[int, ...] = (200, 400, 800)  # at most between two faults
     strike: float = 0.2  # share of crashes, pauses and cuts that hit a primary
