@@ -11,6 +11,9 @@ Every writer has one write outstanding and takes turns between
 The first and the last write of the run are marks. Between their revisions there is one for each change, so the
 number of changes is known even where the key alone would hide that it was written twice.
 Readers read the counters: never older than what was acknowledged, or read, before they asked.
+Contenders (--contenders) work on a few keys that all of them share: get, put, cas from the revision that they saw last,
+delete, and adding one to a number. What each call answered is for a linearizability checker; the numbers must end as
+large as there were acknowledged additions.
 
 A write of unknown outcome is left alone, its session closed through the log, before its writer goes on: from then
 on it is there or it will never be, and the checker looks which. The history goes to the file as it happens.
@@ -47,6 +50,10 @@ FINAL_S = 120.0  # for reading the final state
 READ_TIMEOUT_S = 5.0
 BLOCK = 1000  # keys read at once at the end
 PROBLEMS_SHOWN_MOST = 20
+NUMBER = "+"  # ends the key of a number
+LAST_LOOK = "last look"  # ends the name of the client that reads the contended keys when all others have ended
+CAS_AFTER_GET = 0.8
+TOUCHES = ("get",) * 5 + ("put",) * 4 + ("del",)
 
 
 # --- History ---
@@ -82,10 +89,34 @@ class Read(NamedTuple):
     revision: int
 
 
+class Touch(NamedTuple):
+    """A contender's call. `op`: get, put, cas, del. `value`: what it wrote, or what a get found (None: absent).
+
+    outcome: ack (at `revision`; of a get or a del 0 for absent), unknown, compare (found `revision`). A call that was
+    certainly not executed is not recorded: whoever reads its value shows that it was.
+    """
+
+    client: str
+    op: str
+    key: str
+    value: str | None
+    expected: int
+    outcome: str
+    revision: int
+    start: float
+    end: float
+
+    @property
+    def changes(self) -> bool:
+        """Whether it has, or may have, a revision of its own."""
+        return self.op != "get" and self.outcome != "compare" and (self.outcome == "unknown" or self.revision > 0)
+
+
 @dataclass
 class History:
     writes: list[Write] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
+    touches: list[Touch] = field(default_factory=list)
     end: float = 0.0  # when the last of them ended
 
 
@@ -111,6 +142,8 @@ def read_history(path: str | Path) -> tuple[History, Final | None]:
                 case ["r", *fields]:
                     history.reads.append(Read(*fields))
                     history.end = max(history.end, history.reads[-1].end)
+                case ["x", *fields]:
+                    history.touches.append(Touch(*fields))
                 case ["state", str(key), str(value), int(revision)]:
                     final.rows[key] = (value, revision)
                 case ["end", span]:
@@ -125,6 +158,7 @@ def merge(histories: Iterable[History]) -> History:
     for history in histories:
         merged.writes += history.writes
         merged.reads += history.reads
+        merged.touches += history.touches
         merged.end = max(merged.end, history.end)
     return merged
 
@@ -215,9 +249,17 @@ def check(history: History, final: Final) -> dict[str, Any]:
         applied += _check_counter(report, chain, looks[key], final.rows.get(key))
     for key, reads in looks.items():
         _check_reads(report, reads, chains[key])
-    _check_order(report, [write for write in history.writes if write.outcome == "ack"])
+    changes = [touch for touch in history.touches if touch.changes]
+    acked = [_Change(*w[1:5], w.revision) for w in history.writes if w.outcome == "ack"]
+    acked += [
+        _Change(t.key, f"{t.client} {t.op} {t.key} {t.value}", t.start, t.end, t.revision)
+        for t in changes
+        if t.outcome == "ack"
+    ]
+    _check_order(report, acked)
+    _check_numbers(report, history.touches)
     if final.span:
-        _check_span(report, applied, final.span)
+        _check_span(report, applied, changes, final.span)
     return dict(vars(report))
 
 
@@ -298,7 +340,17 @@ def _check_reads(report: Report, reads: list[Read], chain: list[Write]) -> None:
             report.problem("phantom", f"{read.reader} read {read.value!r} in {read.key}: nobody had written it")
 
 
-def _check_order(report: Report, acked: list[Write]) -> None:
+class _Change(NamedTuple):
+    """An acknowledged change of any client's."""
+
+    key: str
+    value: str
+    start: float
+    end: float
+    revision: int
+
+
+def _check_order(report: Report, acked: list[_Change]) -> None:
     """A revision belongs to one write, and is later than all acknowledged before the write began."""
     ends, least = _running_most(sorted((write.end, write.revision) for write in acked))
     owner: dict[int, str] = {}
@@ -310,10 +362,32 @@ def _check_order(report: Report, acked: list[Write]) -> None:
             report.problem("out_of_order", f"{other} and {write.value} both got revision {write.revision}")
 
 
-def _check_span(report: Report, applied: int, span: tuple[int, int]) -> None:
-    """Between the marks there is one revision for each change, and no other."""
+def _check_numbers(report: Report, touches: list[Touch]) -> None:
+    """A number that everybody adds to is, in the end, what it was acknowledged to be; only what is unknown may be there
+    beside. Judges where the run's last look at the number is there."""
+    added: dict[str, list[str]] = defaultdict(list)
+    last: dict[str, int] = {}
+    for touch in touches:
+        if touch.key.endswith(NUMBER):
+            if touch.op == "cas" and touch.outcome != "compare":
+                added[touch.key].append(touch.outcome)
+            elif touch.client.endswith(LAST_LOOK):
+                last[touch.key] = _number(touch.value)
+    for key, found in last.items():
+        least, most = added[key].count("ack"), len(added[key])
+        if found < least:
+            report.problem("lost", f"{key} is {found}: {least} additions were acknowledged")
+        elif found > most:
+            report.problem("duplicated", f"{key} is {found}: only {most} additions were sent")
+
+
+def _check_span(report: Report, applied: int, touched: list[Touch], span: tuple[int, int]) -> None:
+    """Between the marks there is one revision for each change, and no other. `touched`: contenders' changes, of which
+    those of unknown outcome may be there or not."""
     changes = span[1] - span[0] - 1
-    extra = changes - applied - report.duplicated
+    applied += sum(touch.outcome == "ack" for touch in touched)
+    doubtful = sum(touch.outcome == "unknown" for touch in touched)
+    extra = changes - applied - doubtful - report.duplicated
     if extra > 0:
         report.problem("duplicated", f"{changes} revisions for {applied} changes")
         report.duplicated += extra - 1
@@ -371,6 +445,9 @@ class Writer:
     @property
     def idle(self) -> bool:
         return self.step == "idle"
+
+    def closing(self) -> None:
+        self.step = "close"
 
     def _fence(self, now: float) -> None:
         """After this the unknown write is there, or never will be."""
@@ -440,8 +517,66 @@ class Reader:
         self.load.record("r", Read(self.name, self.key, value, member.worker.started, now, word, revision))
 
 
+class Contender:
+    """One member that works on keys which others change, too."""
+
+    def __init__(self, load: Load, number: int, keys: Sequence[str]):
+        self.load = load
+        self.name = f"{load.name}/x{number}"
+        self.keys = keys
+        self.member = load.fleet.add(self._done)
+        self.turn = 0
+        self.next_start = 0.0
+        self.idle = True
+        self.seen: dict[str, tuple[str | None, int]] = {}  # key: what a get found there last, not used by a cas yet
+        self.now: tuple[str, str, str | None, int, float] = ("", "", None, 0, 0.0)
+
+    def go(self, now: float) -> None:
+        self.next_start = max(now, self.next_start + self.load.contender_pause_s)
+        self.turn += 1
+        key = random.choice(self.keys)
+        op = self._choose(key)
+        value, expected = f"{self.name}:{self.turn}", 0
+        if op == "cas":
+            found, expected = self.seen.pop(key)
+            if key.endswith(NUMBER):
+                value = f"{_number(found) + 1} {value}"
+        self.now = (op, key, value if op in ("put", "cas") else None, expected, now)
+        arguments = {"get": (), "del": (), "put": (value.encode(),), "cas": (expected, value.encode())}[op]
+        self.idle = False
+        request = Request("r" if op == "get" else "w", op, (key.encode(), *arguments))
+        self.member.submit(request, now, self.load.timeout_s)
+
+    def closing(self) -> None:
+        self.idle, self.now = False, ("close", "", None, 0, 0.0)
+
+    def _choose(self, key: str) -> str:
+        """What was read is mostly followed by a cas from there; a number is only ever added to."""
+        if key in self.seen and random.random() < CAS_AFTER_GET:
+            return "cas"
+        return "get" if key.endswith(NUMBER) else random.choice(TOUCHES)
+
+    def _done(self, member: Member, outcome: Outcome, now: float) -> None:
+        self.idle = True
+        op, key, value, expected, start = self.now
+        error, word, revision = outcome.error, "ack", 0
+        if error is None and op == "get":
+            value, revision = self.seen[key] = _row(outcome.value)
+        elif op == "close":
+            return
+        elif error is None:
+            revision = outcome.value
+        elif isinstance(error, CompareFailed):
+            word, revision = "compare", error.revision
+        elif op != "get" and error.executed:
+            word = "unknown"
+        else:
+            return
+        self.load.record("x", Touch(self.name, op, key, value, expected, word, revision, start, now))
+
+
 class Load:
-    """Runs writers and readers until the time is over or `stop` is set; then reads what there is."""
+    """Runs writers, readers and contenders until the time is over or `stop` is set; then reads what there is."""
 
     def __init__(self, options: argparse.Namespace, out: TextIO):
         self.name: str = options.name
@@ -452,14 +587,20 @@ class Load:
         self.out = out
         self.stop = False
         self.key_file: str | None = options.key_file
-        self.fleet = Fleet(self.endpoints, options.writers + options.readers, PROBE_EVERY_S, self.key_file)
+        self.contender_pause_s = 1 / options.contender_rate
+        members = options.writers + options.readers + options.contenders
+        self.fleet = Fleet(self.endpoints, members, PROBE_EVERY_S, self.key_file)
         self.writers = [Writer(self, number) for number in range(options.writers)]
         name, count = options.read_counters or (self.name, options.writers)
         counters = [counter_key(name, number) for number in range(count)]
         self.readers = [Reader(self, number, counters) for number in range(options.readers if counters else 0)]
+        self.contended = contended_keys(self.name, options.keys) if options.contenders else []
+        self.contenders = [Contender(self, number, self.contended) for number in range(options.contenders)]
+        self.changing: list[Writer | Contender] = [*self.writers, *self.contenders]
+        self.clients: list[Writer | Reader | Contender] = [*self.changing, *self.readers]
         self._flushed = 0.0
 
-    def record(self, kind: str, item: Write | Read) -> None:
+    def record(self, kind: str, item: Write | Read | Touch) -> None:
         self.out.write(json.dumps([kind, *item]) + "\n")
 
     def run(self) -> bool:
@@ -487,35 +628,34 @@ class Load:
 
     def _work(self, deadline: float) -> None:
         now = time.monotonic()
-        clients: list[Writer | Reader] = [*self.writers, *self.readers]
-        for client in clients:  # not all in step
-            client.next_start = now + self.pause_s * random.random()
+        for client in self.clients:  # not all in step
+            pause_s = self.contender_pause_s if isinstance(client, Contender) else self.pause_s
+            client.next_start = now + pause_s * random.random()
         while now < deadline and not self.stop:
-            for client in clients:
+            for client in self.clients:
                 if client.idle and now >= client.next_start:
                     client.go(now)
-            self._round(min((c.next_start for c in clients if c.idle), default=deadline) - now)
+            self._round(min((c.next_start for c in self.clients if c.idle), default=deadline) - now)
             now = time.monotonic()
 
     def _settle(self) -> None:
         """Lets what is outstanding end; then closes all sessions, so that nothing can come later."""
         deadline = time.monotonic() + DRAIN_S
-        clients: list[Writer | Reader] = [*self.writers, *self.readers]
-        while not all(c.idle for c in clients) and time.monotonic() < deadline:
+        while not all(c.idle for c in self.clients) and time.monotonic() < deadline:
             self._round(0.01)
-        for writer in self.writers:
-            writer.member.worker.deadline = 0.0  # unknown, if it is still outstanding
+        for client in self.changing:
+            client.member.worker.deadline = 0.0  # unknown, if it is still outstanding
         self._round(0)
         time.sleep(0.02)
         self._round(0)
         deadline = time.monotonic() + FINAL_S
         while time.monotonic() < deadline:
             open_sessions = False
-            for writer in self.writers:
-                if writer.member.worker.busy:
+            for client in self.changing:
+                if client.member.worker.busy:
                     open_sessions = True
-                elif writer.member.finish(time.monotonic(), 5.0):
-                    writer.step = "close"
+                elif client.member.finish(time.monotonic(), 5.0):
+                    client.closing()
                     open_sessions = True
             if not open_sessions:
                 return
@@ -531,6 +671,11 @@ class Load:
     def _finish(self, client: Client, first: int) -> bool:
         try:
             last = client.put(f"{self.name}/last".encode(), b"mark") if first else 0
+            for key in self.contended:
+                start = time.monotonic()
+                value, revision = _row(client.get(key.encode()))
+                look = Touch(f"{self.name}/{LAST_LOOK}", "get", key, value, 0, "ack", revision, start, time.monotonic())
+                self.record("x", look)
             for key, value, revision in self._rows(client):
                 self.out.write(json.dumps(["state", key, value, revision]) + "\n")
         except FoodError as error:
@@ -549,6 +694,16 @@ class Load:
                 prefix = f"{writer.prefix}{block:06d}".encode()
                 for row in client.range(prefix, BLOCK):
                     yield row.key.decode(), row.value.decode(), row.revision
+
+
+def contended_keys(name: str, count: int) -> list[str]:
+    """Every fourth of them is a number."""
+    return [f"{name}/k{number:03d}{'' if number % 4 else NUMBER}" for number in range(count)]
+
+
+def _number(value: str | None) -> int:
+    """A number's value: how much it is, and who made it so."""
+    return int(value.split()[0]) if value else 0
 
 
 def counter_key(name: str, number: int) -> str:
@@ -606,6 +761,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--writers", type=int, default=4)
     parser.add_argument("--readers", type=int, default=2)
     parser.add_argument("--rate", type=float, default=200.0, help="of each writer and reader, a second; 0: no limit")
+    parser.add_argument("--contenders", type=int, default=0, help="clients that share a few keys")
+    parser.add_argument("--contender-rate", type=float, default=2.0, help="of each contender, a second")
+    parser.add_argument("--keys", type=int, default=32, help="how many the contenders share")
     parser.add_argument("--timeout", type=float, default=120.0, help="until a write is given up as unknown, seconds")
     parser.add_argument("--name", default="load", help="begins all keys; two loads at once need two names")
     parser.add_argument("--shared", action="store_true", help="others write to the store, too: do not count revisions")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from load import Final, History, Load, Read, Write, check, main, merge, read_history, write_gap_ms
+from load import LAST_LOOK, Final, History, Load, Read, Touch, Write, check, main, merge, read_history, write_gap_ms
 from standin import StandIn
 
 from food.core.state import Row
@@ -35,7 +35,7 @@ def good() -> tuple[History, Final]:
         Read("r", "a/c", "c3", 2.0, 2.1, "ack", 6),
     ]
     rows = {"a/w/0": ("v0", 2), "a/w/1": ("v1", 4), "a/c": ("c3", 6)}
-    return History(writes, reads, 2.1), Final(rows, (1, 7))
+    return History(writes, reads, end=2.1), Final(rows, (1, 7))
 
 
 def counts(history: History, final: Final) -> dict[str, int]:
@@ -148,8 +148,55 @@ def test_without_a_span_other_changes_do_not_matter() -> None:
 def test_two_loads_are_checked_together() -> None:
     """The readers of one read the counters of the other."""
     history, final = good()
-    other = History([], [Read("b/r", "a/c", "c1", 1.95, 2.0, "ack", 3)], 2.0)
+    other = History([], [Read("b/r", "a/c", "c1", 1.95, 2.0, "ack", 3)], end=2.0)
     assert counts(merge([history, other]), final) == {"stale_reads": 1}
+
+
+# --- What many change ---
+
+
+def touched() -> tuple[History, Final]:
+    """Between marks at 1 and 7: a key put and deleted, a number that two add to; a compare that failed."""
+    touches = [
+        Touch("a", "put", "k", "a:1", 0, "ack", 2, 1.0, 1.1),
+        Touch("b", "cas", "n+", "1 b:1", 0, "ack", 3, 1.0, 1.2),
+        Touch("a", "del", "k", None, 0, "ack", 4, 1.2, 1.3),
+        Touch("a", "cas", "n+", "1 a:3", 0, "compare", 3, 1.3, 1.4),
+        Touch("a", "del", "k", None, 0, "ack", 0, 1.4, 1.5),
+        Touch("a", "cas", "n+", "2 a:5", 3, "ack", 5, 1.5, 1.6),
+        Touch("b", "put", "k", "b:2", 0, "ack", 6, 1.5, 1.7),
+        Touch(f"load/{LAST_LOOK}", "get", "n+", "2 a:5", 0, "ack", 5, 2.0, 2.1),
+    ]
+    return History(touches=touches, end=2.1), Final({}, (1, 7))
+
+
+def touch(number: int, **fields: Any) -> Change:
+    def change(history: History, final: Final) -> None:
+        history.touches[number] = history.touches[number]._replace(**fields)
+
+    return change
+
+
+TOUCHED: dict[str, tuple[list[Change], dict[str, int]]] = {
+    "good": ([], {}),
+    "an addition is gone": ([touch(7, value="1 b:1")], {"lost": 1}),
+    "the number is gone": ([touch(7, value=None)], {"lost": 1}),
+    "an addition was done twice": ([touch(7, value="3 a:5")], {"duplicated": 1}),
+    "an unknown addition is there": ([touch(5, outcome="unknown", revision=0)], {}),
+    "an unknown addition is not": ([touch(5, outcome="unknown", revision=0), touch(7, value="1 b:1"), span(6)], {}),
+    "a put was done twice": ([span(8)], {"duplicated": 1}),
+    "a revision is missing": ([touch(6, revision=5), span(6)], {"lost": 1, "out_of_order": 1}),
+    "a revision after a later one": ([touch(0, revision=6), touch(6, revision=2)], {"out_of_order": 3}),
+}
+
+
+@pytest.mark.parametrize("name", TOUCHED)
+def test_what_contenders_saw(name: str) -> None:
+    changes, expected = TOUCHED[name]
+    history, final = touched()
+    for change in changes:
+        change(history, final)
+    assert counts(history, final) == expected
 
 
 # --- The gap ---
@@ -170,12 +217,12 @@ def acks(writer: str, *times: float) -> list[Write]:
     ],
 )
 def test_write_gap(times: list[float], expected_ms: float) -> None:
-    history = History(acks("a", *times), [], 60.0)
+    history = History(acks("a", *times), end=60.0)
     assert write_gap_ms(history, 10.0) == pytest.approx(expected_ms)
 
 
 def test_write_gap_is_the_worst_writers() -> None:
-    history = History(acks("a", *[x / 10 for x in range(500)]) + acks("b", *[x / 2 for x in range(100)]), [], 50.0)
+    history = History(acks("a", *[x / 10 for x in range(500)]) + acks("b", *[x / 2 for x in range(100)]), end=50.0)
     assert write_gap_ms(history, 10.0) == pytest.approx(500)
     history.writes.append(Write("c", "k", "v", 12.0, 50.0, "unknown", 0, None, False))
     assert write_gap_ms(history, 10.0) == pytest.approx(31000), "a writer that is never answered"
@@ -195,6 +242,9 @@ def run(
         readers=2,
         rate=200.0,
         timeout=20.0,
+        contenders=12,
+        contender_rate=40.0,
+        keys=5,
         name="load",
         shared=False,
         read_counters=None,
