@@ -429,7 +429,7 @@ def read(path: Path) -> list[tuple[Any, ...]]:
         with path.open("rb") as file:
             return [_plain(row) for row in msgpack.Unpacker(file)]
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"]
-    if rows and rows[0] and rows[0][0] in ("w", "r", "state", "end") and len(rows[0]) != 7:
+    if rows and rows[0] and rows[0][0] in ("w", "r", "x", "state", "end") and len(rows[0]) != 7:
         return list(_of_load(rows))
     return [_plain(row) for row in rows]
 
@@ -454,6 +454,11 @@ def _of_load(rows: Iterable[list[Any]]) -> Iterator[tuple[Any, ...]]:
             case ["r", client, key, value, start, returned, "ack", revision]:
                 end = max(end, returned)
                 yield client, "get", key, None, (value, revision), start, returned
+            case ["x", client, op, key, value, expected, outcome, revision, start, returned]:
+                argument = {"cas": (expected, value), "put": value}.get(op)
+                result = (value, revision) if op == "get" else ("compare", revision) if outcome == "compare" else revision
+                known, end = outcome != "unknown", max(end, returned)
+                yield client, op, key, argument, result if known else None, start, returned if known else None
             case ["state", key, value, revision]:
                 keys[key] = (value, revision)
             case ["end", _]:

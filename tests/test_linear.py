@@ -307,6 +307,12 @@ def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ["w", "a/0", "c", "v4", 1.5, 9.0, "failed", 0, 3, True],
         ["r", "a/r", "c", "v3", 1.6, 1.7, "ack", 5],
         ["r", "a/r", "c", None, 1.6, 1.7, "failed", 0],
+        ["x", "a/x0", "put", "x", "p", 0, "ack", 6, 2.0, 2.1],
+        ["x", "a/x1", "cas", "x", "q", 6, "ack", 7, 2.2, 2.3],
+        ["x", "a/x0", "cas", "x", "r", 6, "compare", 7, 2.4, 2.5],
+        ["x", "a/x1", "del", "x", None, 0, "ack", 8, 2.6, 2.7],
+        ["x", "a/x1", "put", "x", "s", 0, "unknown", 0, 2.8, 9.0],
+        ["x", "a/last look", "get", "x", None, 0, "ack", 0, 3.0, 3.1],
         ["state", "c", "v3", 5],
         ["state", "k", "v1", 2],
         ["end", [1, 7]],
@@ -316,8 +322,11 @@ def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "4 operations: linearizable" in out
     assert "NOT linearizable\nkey 'k': no order explains" in out
-    load.write_text("".join(json.dumps(row) + "\n" for row in [*lines[:7], lines[8]]))
+    load.write_text("".join(json.dumps(row) + "\n" for row in [row for row in lines if row[:2] != ["state", "k"]]))
     assert linear.main([str(load)]) == 1  # an acknowledged key is not in the final state
     assert "'k': no order explains" in capsys.readouterr().out
+    load.write_text("".join(json.dumps(row) + "\n" for row in [row for row in lines if row[2] != "del"]))
+    assert linear.main([str(load)]) == 1  # the last look found the key absent
+    assert "'x': no order explains" in capsys.readouterr().out
     assert linear.main([str(tmp_path / "nothing")]) == 2
     assert linear.main([]) == 2

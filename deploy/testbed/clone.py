@@ -86,11 +86,10 @@ class Operator:
 
     def settle(self) -> float:
         """Waits until one node is promoted, every other one in sync, and nothing under way."""
+        return self.lab.wait(self.whole, SETTLE_S, "one primary, all others in sync and nothing under way")
 
-        def settled() -> bool:
-            return self._settled() and self._idle()
-
-        return self.lab.wait(settled, SETTLE_S, "one primary, all others in sync and nothing under way")
+    def whole(self) -> bool:
+        return self._settled() and self._idle()
 
     def _idle(self) -> bool:
         """Whether the DC has nothing to do. `crm_resource --wait` says the same, and sleeps for two seconds first."""

@@ -38,6 +38,7 @@ class Lab:
     `token_ms` is Corosync's; `properties` are Pacemaker's cluster properties; `install` runs deploy/install for the
     nodes; `reboot` makes a fenced node come back by itself after `reboot_delay_s` (else it stays off until `start`).
     The last `spare` nodes are off at first, and Corosync does not know them: see `list_nodes`.
+    `disk_mib`: /var/lib/food is a disk of its own, in memory and so small, and can be filled.
     `tell` takes progress lines. All methods raise LabError, with the remedy, for what the lab itself cannot do.
     """
 
@@ -55,10 +56,11 @@ class Lab:
         background: bool = False,
         wait: bool = True,
         spare: int = 0,
+        disk_mib: int = 0,
         tell: Callable[[str], None] = _tell,
     ) -> None:
         self.settings = Settings(
-            name, nodes, fencing, token_ms, install, reboot, reboot_delay_s, dict(properties or {}), spare
+            name, nodes, fencing, token_ms, install, reboot, reboot_delay_s, dict(properties or {}), spare, disk_mib
         )
         self.directory = layout.BASES[0] / name
         self._background = background
@@ -102,7 +104,9 @@ class Lab:
         self._known(node)
         for top, target in {**layout.PERSISTENT, "usr": "/usr", "etc": "/etc"}.items():
             if inside == target or inside.startswith(target + "/"):
-                return self.directory / "hosts" / node / top / inside.removeprefix(target).lstrip("/")
+                path = self.directory / "hosts" / node / top / inside.removeprefix(target).lstrip("/")
+                small = top == layout.DISK and self.settings.disk_mib
+                return Path(f"/proc/{self.status()['warden']}/root{path}") if small else path
         raise LabError(f"{inside} is not on {node}'s own disk; read it with run({node!r}, ['cat', ...])")
 
     def up(self) -> None:
@@ -282,9 +286,10 @@ class Lab:
 
     def wait_fenced(self, node: str, timeout_s: float = 30.0) -> float:
         """Wait until the others hold a node that is off for cleanly down; the seconds it took."""
-        return self.wait(lambda: self._is_clean_off(node), timeout_s, f"the fencing of {node}")
+        return self.wait(lambda: self.fenced(node), timeout_s, f"the fencing of {node}")
 
-    def _is_clean_off(self, node: str) -> bool:
+    def fenced(self, node: str) -> bool:
+        """Whether the others hold a node that is off for cleanly down."""
         tree = self.crm_mon()
         state = tree.find(f"nodes/node[@name='{node}']") if tree is not None else None
         return state is not None and state.get("online") == "false" and state.get("unclean") == "false"
@@ -332,8 +337,10 @@ class Lab:
 
     def _start_warden(self) -> None:
         """Start the lab's process and follow its progress to `ready`. Its standard input is the tie to this process."""
+        # The nodes' small disks are mounted where nobody else sees them.
+        private = ["unshare", "--mount"] if self.settings.disk_mib else []
         self._warden = subprocess.Popen(
-            [sys.executable, "-m", "testbed.warden", str(self.directory)],
+            [*private, sys.executable, "-m", "testbed.warden", str(self.directory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

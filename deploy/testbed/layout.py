@@ -41,6 +41,7 @@ PERSISTENT = {
     "corosync": "/var/lib/corosync",
     "pcsd": "/var/lib/pcsd",
 }
+DISK = "food"  # of PERSISTENT: what `Settings.disk_mib` limits
 COROSYNC_CONF = "/etc/corosync/corosync.conf"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,23}")
 
@@ -58,6 +59,7 @@ class Settings:
     reboot_delay_s: float = 1.0
     properties: dict[str, str] = field(default_factory=dict)
     spare: int = 0
+    disk_mib: int = 0
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

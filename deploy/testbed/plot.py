@@ -255,6 +255,56 @@ def timeline(
     return canvas.svg(title)
 
 
+STRIP_S, STRIP_STEP_S, STRIP_HEIGHT, STRIP_ROOM = 120.0, 0.5, 60, 104
+
+
+def strips(title: str, subtitle: str, times: Sequence[float], marks: Sequence[Mark], notes: Sequence[str] = ()) -> str:
+    """`times` of acknowledged writes of a long run, a strip for each two minutes; the marks are named above."""
+    times = sorted(times)
+    begin = times[0]
+    count = math.ceil((times[-1] - begin) / STRIP_S)
+    canvas = Canvas(HEAD + 24 + count * STRIP_ROOM + len(notes) * LINE + 12)
+    _heading(canvas, title, subtitle)
+    left = MARGIN + 46
+    most = max(curve(times, begin, times[-1], STRIP_STEP_S).rates)
+    for number in range(count):
+        frame = Frame(left, HEAD + 34 + number * STRIP_ROOM, WIDTH - left - MARGIN, STRIP_HEIGHT)
+        _strip(canvas, frame, times, marks, begin, number, most)
+    _notes(canvas, notes)
+    return canvas.svg(title)
+
+
+def _strip(
+    canvas: Canvas,
+    frame: Frame,
+    times: Sequence[float],
+    marks: Sequence[Mark],
+    begin: float,
+    number: int,
+    most: float,
+) -> None:
+    since = begin + number * STRIP_S
+    until = min(since + STRIP_S, times[-1])
+
+    def x_of(time: float) -> float:
+        return frame.left + (min(max(time, since), since + STRIP_S) - since) / STRIP_S * frame.width
+
+    for mark in marks:
+        if mark.gap[1] > since and mark.gap[0] < until:
+            hint = f"{mark.note}: {(mark.gap[1] - mark.gap[0]) * 1000:.0f} ms"
+            canvas.box(x_of(mark.gap[0]), frame.top, x_of(mark.gap[1]) - x_of(mark.gap[0]), frame.height, SHADE, hint)
+    found = curve(times, since, until, STRIP_STEP_S)
+    width = frame.width * (until - since) / STRIP_S
+    _draw(canvas, Frame(frame.left, frame.top, width, frame.height), found, until, most)
+    for order, mark in enumerate(marks):
+        if since <= mark.at < since + STRIP_S:
+            x, y = x_of(mark.at), frame.top - 4 - 9 * (order % 2)
+            canvas.line((x, y), (x, frame.bottom), RED, 0.8, "3 3")
+            canvas.text((x + 1, y), mark.name, 8, RED)
+    canvas.line((frame.left, frame.bottom), (frame.right, frame.bottom), FAINT_INK)
+    canvas.text((frame.left - 6, frame.bottom + 4), f"{number * STRIP_S / 60:g} min", 10.5, FAINT_INK, "end")
+
+
 def _overview(canvas: Canvas, frame: Frame, times: Sequence[float], marks: Sequence[Mark]) -> None:
     begin, end = times[0], times[-1]
     found = curve(times, begin, end, (end - begin) / OVERVIEW_STEPS)

@@ -116,11 +116,15 @@ def write_node_disk(disk: Path, node: str, settings: Settings, installed: Path) 
 
     `installed` is what the installer left, if it ran: its data and log directories keep their owners and modes.
     """
+    if settings.disk_mib:
+        (disk / layout.DISK).mkdir()
+        options = f"size={settings.disk_mib}m"
+        subprocess.run(["mount", "-n", "-t", "tmpfs", "-o", options, "disk", str(disk / layout.DISK)], check=True)
     for name in ("food", "log"):
         if (installed / name).is_dir():
             subprocess.run(["cp", "--archive", str(installed / name), str(disk)], check=True)
         else:
-            (disk / name).mkdir()
+            (disk / name).mkdir(exist_ok=True)
     layout.write(disk / "etc/hostname", node + "\n")
     (disk / "usr").mkdir()
     for name, mode in (("cib", 0o750), ("pengine", 0o750), ("blackbox", 0o750), ("cores", 0o750)):

@@ -147,6 +147,8 @@ class Warden:
     def power_down(self) -> None:
         for host in (*self.nodes.values(), self.client):
             host.kill()
+            if self._settings.disk_mib:
+                subprocess.run(["umount", "-n", "--lazy", str(host.disk / layout.DISK)], check=False)
 
     def _host(self, node: str) -> Host:
         try:

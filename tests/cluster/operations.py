@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import load
-import pytest
 from testbed import LabError, layout, packages
 from testbed.clone import CLONE, RESOURCE, Operator
 
@@ -28,7 +27,6 @@ FOOD_LOG = f"/var/log/food/{RESOURCE}.log"
 FIRST_ACKS, FIRST_ACKS_S = 50, 60.0
 BEFORE_S = 1.2  # an event's write gap is looked for from 1 s before it
 LONG = os.environ.get("FOOD_LONG") == "yes"  # tests/run --long
-only_long = pytest.mark.skipif(not LONG, reason="takes minutes: tests/run --long")
 WAIT_S = 60.0
 LOAD_END_S = 240.0
 LOG_LINES_SHOWN = 40
@@ -178,8 +176,8 @@ class Cluster(Operator):
         found: dict[str, Any] = next((a for a in answers.values() if a and a["node"] == node), {})
         return found
 
-    def assert_converged(self) -> None:
-        """All nodes hold the same: log, revision and the state's hash."""
+    def assert_converged(self) -> str:
+        """All nodes hold the same, log, revision and the state's hash: in words."""
         seen: list[tuple[Any, ...]] = []
 
         def equal() -> bool:
@@ -188,7 +186,9 @@ class Cluster(Operator):
             return len(seen) == len(self.hosts) and len(set(seen)) == 1
 
         self.wait(equal, "the same state on every node")
-        print(f"every node holds: entry {seen[0][0]}, revision {seen[0][2]}, state {seen[0][3]}")
+        text = f"every node holds: entry {seen[0][0]}, revision {seen[0][2]}, state {seen[0][3]}"
+        print(text)
+        return text
 
     def epoch(self, node: str) -> int:
         return int(self.status(node)["epoch"][0])

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cluster.operations import RESOURCE, Cluster, Load, assert_clean, only_long
+from cluster.marks import only_long
+from cluster.operations import RESOURCE, Cluster, Load, assert_clean
 from testbed import Lab
 
 pytestmark = pytest.mark.cluster

@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 import pytest
-from cluster.operations import CLONE, RESOURCE, Cluster, assert_clean, now, only_long
+from cluster.marks import only_long
+from cluster.operations import CLONE, RESOURCE, Cluster, assert_clean, now
 
 pytestmark = pytest.mark.cluster
 

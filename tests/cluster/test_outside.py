@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster.operations import CLONE, RESOURCE, Cluster, assert_clean, now, only_long
+from cluster.marks import only_long
+from cluster.operations import CLONE, RESOURCE, Cluster, assert_clean, now
 from testbed import Lab
 from testbed.inside import Inside
 

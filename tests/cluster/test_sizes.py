@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster.operations import LONG, Cluster, assert_clean, now, only_long
+from cluster.marks import only_long
+from cluster.operations import LONG, Cluster, assert_clean, now
 from testbed import Lab
 
 pytestmark = pytest.mark.cluster
