@@ -286,10 +286,9 @@ class Lab:
 
     def wait_fenced(self, node: str, timeout_s: float = 30.0) -> float:
         """Wait until the others hold a node that is off for cleanly down; the seconds it took."""
-        return self.wait(lambda: self.fenced(node), timeout_s, f"the fencing of {node}")
+        return self.wait(lambda: self._is_clean_off(node), timeout_s, f"the fencing of {node}")
 
-    def fenced(self, node: str) -> bool:
-        """Whether the others hold a node that is off for cleanly down."""
+    def _is_clean_off(self, node: str) -> bool:
         tree = self.crm_mon()
         state = tree.find(f"nodes/node[@name='{node}']") if tree is not None else None
         return state is not None and state.get("online") == "false" and state.get("unclean") == "false"

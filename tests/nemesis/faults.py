@@ -11,7 +11,8 @@ import random
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -217,36 +218,47 @@ class Faults:
 
         def recovered() -> bool:
             with contextlib.suppress(LabError):
-                self._put_right(time.monotonic() - began > TROUBLE_S)
-                return not self._owed and (until() if until else self.cluster.whole())
+                in_trouble = time.monotonic() - began > TROUBLE_S
+                return self._put_right(in_trouble) and (until() if until else self.cluster.whole())
             return False
 
         self.cluster.wait(recovered, "the cluster to serve again" if until else "the cluster to be whole", RECOVER_S)
 
-    def _put_right(self, trouble: bool) -> None:
-        off = [node for node in self.lab.nodes if not self.lab.on(node)]
+    def _put_right(self, in_trouble: bool) -> bool:
+        """What an operator would do now; whether nothing of it is left."""
+        on = self.cluster.on()
+        off = [node for node in self.lab.nodes if node not in on]
+        view = self._view(on) if off or in_trouble else None
         # Without a quorum nobody is fenced; with one, a node must not come back before.
-        quorate = len(off) * 2 < len(self.lab.nodes)
-        if back := [node for node in off if not quorate or self.lab.fenced(node)]:
+        quorate = len(on) * 2 > len(self.lab.nodes)
+        if back := [node for node in off if not quorate or node in named(view, online="false", unclean="false")]:
             self.lab.start(*back)
-        for order in list(self._owed) if not off else ():
+        if in_trouble:
+            self._free_the_stuck(on, named(view, online="true", pending="false"))
+        if off:
+            return False
+        for order in list(self._owed):
             self._pay(order)
-        if not trouble:
-            return
-        if time.monotonic() - self._cleaned > CLEANUP_EVERY_S:
+        if in_trouble and time.monotonic() - self._cleaned > CLEANUP_EVERY_S:
             self._cleaned = time.monotonic()
             if self.cluster.failures():
                 self.notes.append("cleaned up")
                 self._command("pcs", "resource", "cleanup", RESOURCE)
-        self._free_the_stuck(off)
+        return True
 
-    def _free_the_stuck(self, off: list[str]) -> None:
+    def _view(self, on: Sequence[str]) -> ElementTree.Element | None:
+        """crm_mon's of a node that has quorum: another one knows nothing of those that are gone."""
+        for node in on:
+            tree = self.lab.crm_mon(node)
+            dc = tree.find("summary/current_dc") if tree is not None else None
+            if dc is not None and dc.get("with_quorum") == "true":
+                return tree
+        return None
+
+    def _free_the_stuck(self, on: Sequence[str], online: Sequence[str]) -> None:
         now = time.monotonic()
-        tree = self.lab.crm_mon()
-        found = tree.findall("nodes/node") if tree is not None else []
-        online = {node.get("name") for node in found if node.get("online") == "true" and node.get("pending") != "true"}
         for node in self.lab.nodes:
-            if node in off or node in online:
+            if node not in on or node in online:
                 self._offline_since.pop(node, None)
             elif now - self._offline_since.setdefault(node, now) > STUCK_S:
                 self.notes.append(f"{node} stayed offline: switched off and on")
@@ -333,3 +345,9 @@ class Faults:
         self.cluster.wait(ended, f"the end of {node}'s Pacemaker", PACEMAKER_ENDS_S)
         if self.lab.on(node):
             self.lab.run(node, ["sh", "-c", PACEMAKER_START])
+
+
+def named(view: ElementTree.Element | None, **attributes: str) -> list[str]:
+    """The nodes that crm_mon shows with these attributes."""
+    nodes = view.findall("nodes/node") if view is not None else []
+    return [node.get("name") or "" for node in nodes if attributes.items() <= node.attrib.items()]
