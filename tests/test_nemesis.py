@@ -103,7 +103,10 @@ def report(**verdict: int) -> Report:
     found = Report(SEED, 3, 0.0, verdict=Verdict(**numbers, problems=[]), took_s=90.0, state="all the same")
     for number, wanted in enumerate(itertools.islice(rounds(50), 20)):
         at = 1.0 + 10.0 * number
-        found.rounds.append(Done(wanted, at, ["what was done"], 1, 1, (at, at + 0.5 + number / 10), 4.0))
+        notes = ["what was done", "cleaned up", "n1 stayed offline: switched off and on"][: 1 + number % 3]
+        found.rounds.append(
+            Done(wanted, at, notes, len(wanted.faults) - (number == 3), 1, (at, at + 0.5 + number / 10), 4)
+        )
     return found
 
 
@@ -111,6 +114,7 @@ def test_the_report_tells_all() -> None:
     told = text(report())
     assert "20 failovers in 20 rounds, 3 nodes, 1.5 minutes, seed 7" in told
     assert "lost 0, duplicated 0, stale 0" in told and "linearizable" in told and "all the same" in told
+    assert "1 that found nothing to break; afterwards by hand: 13 cleanups, 6 nodes switched off and on" in told
     (last,) = [line.split() for line in told.splitlines() if line.startswith("all  ")]
     assert last[:9] == ["all", "20", "20", "1.5", "s", "2.4", "s", "2.4", "s"]
 

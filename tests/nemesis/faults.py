@@ -30,6 +30,7 @@ RECOVER_S = 150.0
 TROUBLE_S = 6.0  # most is over by then by itself
 CLEANUP_EVERY_S = 10.0  # a failed start bans a node until somebody cleans up
 STUCK_S = 40.0  # a node that is on and not online for so long is switched off and on, as an operator would do
+CLEANED_UP, OFF_AND_ON = "cleaned up", "stayed offline: switched off and on"
 PACEMAKER = "pacemaker(d|-based|-fenced|-execd|-attrd|-schedulerd|-controld)( |$)"
 PACEMAKER_START = "PCMK_logfacility=none setsid pacemakerd </dev/null >/dev/null 2>&1 &"
 LIE = "5000"  # a score beyond a primary's own
@@ -242,7 +243,7 @@ class Faults:
         if in_trouble and time.monotonic() - self._cleaned > CLEANUP_EVERY_S:
             self._cleaned = time.monotonic()
             if self.cluster.failures():
-                self.notes.append("cleaned up")
+                self.notes.append(CLEANED_UP)
                 self._command("pcs", "resource", "cleanup", RESOURCE)
         return True
 
@@ -261,7 +262,7 @@ class Faults:
             if node not in on or node in online:
                 self._offline_since.pop(node, None)
             elif now - self._offline_since.setdefault(node, now) > STUCK_S:
-                self.notes.append(f"{node} stayed offline: switched off and on")
+                self.notes.append(f"{node} {OFF_AND_ON}")
                 self.lab.kill(node)
                 del self._offline_since[node]
 

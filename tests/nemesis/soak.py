@@ -21,9 +21,9 @@ from cluster.operations import FOOD_LOG, PACEMAKER_LOG, Cluster, Load, Verdict, 
 from testbed import LabError, plot
 
 from nemesis import plan
-from nemesis.faults import Fault, Faults
+from nemesis.faults import CLEANED_UP, OFF_AND_ON, Fault, Faults
 
-WRITERS, WRITES_A_SECOND = 8, 25
+WRITERS, WRITES_A_SECOND = 8, 20
 READERS = 2
 CONTENDERS, CALLS_A_SECOND, KEYS = 200, 1.0, 32
 BEFORE_S = 0.2  # a gap is not counted from before
@@ -268,6 +268,17 @@ def count(number: int, what: str) -> str:
 # --- The report as text ---
 
 
+def by_hand(rounds: Sequence[Done]) -> str:
+    """What did not go by itself."""
+    planned, begun = sum(len(done.round.faults) for done in rounds), sum(done.begun for done in rounds)
+    notes = Counter(note for done in rounds for note in done.notes)
+    off_and_on = sum(number for note, number in notes.items() if note.endswith(OFF_AND_ON))
+    return (
+        f"faults {begun}, and {planned - begun} that found nothing to break; afterwards by hand: "
+        f"{count(notes[CLEANED_UP], 'cleanup')}, {count(off_and_on, 'node')} switched off and on"
+    )
+
+
 def table(rounds: Sequence[Done]) -> list[str]:
     """A row a kind, most failovers first."""
     kinds: dict[str, list[Done]] = defaultdict(list)
@@ -317,6 +328,7 @@ def text(report: Report) -> str:
         "",
         *table(report.rounds),
         "",
+        by_hand(report.rounds),
     ]
     if verdict:
         calls = ", ".join(f"{number} {op}" for op, number in sorted(report.touches.items()))
