@@ -456,7 +456,9 @@ def _of_load(rows: Iterable[list[Any]]) -> Iterator[tuple[Any, ...]]:
                 yield client, "get", key, None, (value, revision), start, returned
             case ["x", client, op, key, value, expected, outcome, revision, start, returned]:
                 argument = {"cas": (expected, value), "put": value}.get(op)
-                result = (value, revision) if op == "get" else ("compare", revision) if outcome == "compare" else revision
+                result = (
+                    (value, revision) if op == "get" else ("compare", revision) if outcome == "compare" else revision
+                )
                 known, end = outcome != "unknown", max(end, returned)
                 yield client, op, key, argument, result if known else None, start, returned if known else None
             case ["state", key, value, revision]:

@@ -13,7 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_every_mutant_is_noticed_or_accounted_for() -> None:
-    done = subprocess.run([sys.executable, ROOT / "tests/mutate", "--seeds", "20"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests/mutate", "--seeds", "20"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
