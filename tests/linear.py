@@ -446,7 +446,8 @@ def _of_load(rows: Iterable[list[Any]]) -> Iterator[tuple[Any, ...]]:
         match row:
             case ["w", client, key, value, start, returned, outcome, revision, expected, _]:
                 keys[key], end = (None, 0), max(end, returned)
-                op, argument = ("put", value) if expected is None else ("cas", (expected, value))
+                op = "put" if expected is None else "cas"
+                argument = value if expected is None else (expected, value)
                 result = {"ack": revision, "compare": ("compare", revision), "unknown": None}
                 if outcome != "failed":
                     known = outcome != "unknown"
@@ -456,11 +457,9 @@ def _of_load(rows: Iterable[list[Any]]) -> Iterator[tuple[Any, ...]]:
                 yield client, "get", key, None, (value, revision), start, returned
             case ["x", client, op, key, value, expected, outcome, revision, start, returned]:
                 argument = {"cas": (expected, value), "put": value}.get(op)
-                result = (
-                    (value, revision) if op == "get" else ("compare", revision) if outcome == "compare" else revision
-                )
+                told = (value, revision) if op == "get" else ("compare", revision) if outcome == "compare" else revision
                 known, end = outcome != "unknown", max(end, returned)
-                yield client, op, key, argument, result if known else None, start, returned if known else None
+                yield client, op, key, argument, told if known else None, start, returned if known else None
             case ["state", key, value, revision]:
                 keys[key] = (value, revision)
             case ["end", _]:

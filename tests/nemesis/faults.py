@@ -211,8 +211,9 @@ class Faults:
 
     # --- Afterwards ---
 
-    def recover(self, until: Callable[[], bool] | None = None) -> None:
+    def recover(self, until: Callable[[], bool] | None = None, what: str = "the cluster to be whole") -> None:
         """Heals, switches on, pays what is owed, and waits: until the cluster is whole, or until `until`. LabError."""
+        until = until or self.cluster.whole
         self.lab.heal()
         self._offline_since.clear()
         self._cleaned = began = time.monotonic()
@@ -220,10 +221,10 @@ class Faults:
         def recovered() -> bool:
             with contextlib.suppress(LabError):
                 in_trouble = time.monotonic() - began > TROUBLE_S
-                return self._put_right(in_trouble) and (until() if until else self.cluster.whole())
+                return self._put_right(in_trouble) and until()
             return False
 
-        self.cluster.wait(recovered, "the cluster to serve again" if until else "the cluster to be whole", RECOVER_S)
+        self.cluster.wait(recovered, what, RECOVER_S)
 
     def _put_right(self, in_trouble: bool) -> bool:
         """What an operator would do now; whether nothing of it is left."""

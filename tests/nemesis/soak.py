@@ -181,12 +181,9 @@ class Soak:
         self.faults.notes = done.notes
         gaps.begin(done.at)
         self._break(done)
-        if wanted.hasty:
-            self._serve(gaps)
-        else:
-            self.faults.recover()
+        self._afterwards(wanted.hasty, gaps)
         done.took_s = time.monotonic() - done.at
-        done.gap = gaps.end(time.monotonic() if wanted.hasty else gaps.acknowledged())
+        done.gap = gaps.end(time.monotonic())
         done.failovers = self._promotions()
         self.report.rounds.append(done)
         self.say(
@@ -214,10 +211,14 @@ class Soak:
             except LabError as error:
                 done.notes.append(f"not ended: {first_line(error)}")
 
-    def _serve(self, gaps: Gaps) -> None:
-        """Until something new is acknowledged after all faults have ended."""
+    def _afterwards(self, hasty: bool, gaps: Gaps) -> None:
+        """Until something is acknowledged that was begun after all faults had ended, and mostly until all is whole."""
         ended = time.monotonic()
-        self.faults.recover(lambda: gaps.acknowledged() > ended + SERVES_WITHIN_S)
+
+        def serves() -> bool:
+            return gaps.acknowledged() > ended + SERVES_WITHIN_S and (hasty or self.cluster.whole())
+
+        self.faults.recover(serves, "the cluster to serve again" if hasty else "the cluster to be whole")
 
     def _from_disk(self, number: int, gaps: Gaps) -> None:
         """Last of all every node loses its power: what is compared is what the disks hold."""
