@@ -28,13 +28,14 @@ AGENT_RUNS_MS = 60.0
 PACEMAKER_ENDS_S = 60.0
 RECOVER_S = 150.0
 TROUBLE_S = 6.0  # most is over by then by itself
-CLEANUP_EVERY_S = 10.0  # a failed start bans a node until somebody cleans up
+CLEANUP_EVERY_S = 15.0  # a failed start bans a node until somebody cleans up
 STUCK_S = 40.0  # a node that is on and not online for so long is switched off and on, as an operator would do
 CLEANED_UP, OFF_AND_ON = "cleaned up", "stayed offline: switched off and on"
 PACEMAKER = "pacemaker(d|-based|-fenced|-execd|-attrd|-schedulerd|-controld)( |$)"
 PACEMAKER_START = "PCMK_logfacility=none setsid pacemakerd </dev/null >/dev/null 2>&1 &"
 LIE = "5000"  # a score beyond a primary's own
 DISK, FILLER, RESERVED_PART = "/var/lib/food", "/var/lib/food/filler", 8
+AS_DAEMON = ("setpriv", "--reuid=food", "--regid=food", "--clear-groups")  # root need not have CAP_SYS_RESOURCE
 FILE_BYTES = "1"  # no file of the daemon's may be longer: every write to its store fails
 
 Fault = Iterator[None]
@@ -133,11 +134,11 @@ class Faults:
 
     def disk_error(self, node: str, dice: random.Random) -> Fault:
         """Writes fail from one moment to the next, as on a disk that is full or broken, whatever statvfs says."""
-        pid = str(self.cluster.daemon(node))
-        self.lab.run(node, ["prlimit", "--pid", pid, f"--fsize={FILE_BYTES}:"])
+        limit = [*AS_DAEMON, "prlimit", "--pid", str(self.cluster.daemon(node))]
+        self.lab.run(node, [*limit, f"--fsize={FILE_BYTES}:"])
         yield
         if self.lab.on(node):
-            self.lab.run(node, ["prlimit", "--pid", pid, "--fsize=unlimited:"], check=False)
+            self.lab.run(node, [*limit, "--fsize=unlimited:"], check=False)
 
     def disk_full(self, node: str, dice: random.Random) -> Fault:
         """To the last byte, or so far that food's own reserve begins."""

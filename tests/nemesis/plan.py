@@ -32,9 +32,9 @@ class Kind(NamedTuple):
 
 KINDS = {
     "move": Kind("pcs resource move", 14, victims=(PRIMARY,)),
-    "kill": Kind("kill -9 of the daemon", 12),
-    "kill_guardian": Kind("kill -9 of the guardian", 6),
-    "kill_both": Kind("kill -9 of guardian and daemon", 4),
+    "kill": Kind("kill -9 of the daemon", 13, (0.5, 1.5)),
+    "kill_guardian": Kind("kill -9 of the guardian", 4, (0.5, 1.5)),
+    "kill_both": Kind("kill -9 of guardian and daemon", 3, (0.5, 1.5)),
     "kill_agent": Kind("kill -9 of the agent midway", 7, victims=(PRIMARY,)),
     "stop": Kind("SIGSTOP of the daemon", 7, (0.2, 3.0)),
     "stop_guardian": Kind("SIGSTOP of the guardian", 3, (0.5, 4.0)),
@@ -49,13 +49,13 @@ KINDS = {
     "disk_full": Kind("disk full", 4, (1.0, 4.0), small_disk=True),
     "pacemaker": Kind("Pacemaker restarted", 3),
     "pacemakerd": Kind("pacemakerd killed and started", 2, (0.0, 2.0)),
-    "pacemaker_part": Kind("attrd or controld killed", 3),
+    "pacemaker_part": Kind("attrd or controld killed", 3, (0.5, 1.5)),
     "pacemaker_all": Kind("all of Pacemaker killed", 1),
     "maintenance": Kind("a death in maintenance", 3, (0.5, 2.5)),
     "standby": Kind("standby", 4, (0.0, 2.0)),
     "disable": Kind("clone disabled and enabled", 2, (0.0, 2.0), (PRIMARY,)),
-    "fail": Kind("crm_resource --fail", 4),
-    "score": Kind("a score that lies", 5, (0.0, 2.0), (BACKUP,)),
+    "fail": Kind("crm_resource --fail", 4, (0.5, 1.5)),
+    "score": Kind("a score that lies", 5, (1.0, 3.0), (BACKUP,)),
     "disk_lost": Kind("disk lost and replaced", 1.5, victims=(PRIMARY, BACKUP), alone=True),
 }
 
