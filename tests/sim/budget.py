@@ -12,8 +12,9 @@ when an operator has removed the one and added the other. Three limits of README
 that run or leap as they like, and the cluster manager may do anything. What is promised then is safety.
 
 **When the faults stop** the cluster must serve. What may stay broken: nodes that are down, or cut off in one direction
-or both, so many that with the disks that are gone the same rule holds, and only once a list is committed (a founding
-needs everybody). When it has served, these come back too.
+or both, so many that with the disks that are gone the same rule holds, and that the cluster manager would have quorum
+(a store that was away while lists changed asks that many nodes before it votes); and only once a list is committed (a
+founding needs everybody). When it has served, these come back too.
 """
 
 from __future__ import annotations
@@ -74,8 +75,9 @@ class Budget:
         if world.watch.members is None:
             return []
         away: list[Node] = []
+        most = len(world.nodes) - majority(world.names)
         for node in world.rng.sample(world.nodes, len(world.nodes)):
-            if self._affords(node.disk.member.store, *(other.disk.member.store for other in away)):
+            if len(away) < most and self._affords(node.disk.member.store, *(other.disk.member.store for other in away)):
                 away.append(node)
         return away
 

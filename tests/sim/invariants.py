@@ -283,7 +283,7 @@ class Invariants:
             return
         must(epoch.candidate == node.disk.member.store, rules.LEADS_OWN_EPOCH)
         must(all(other.number != epoch.number for other in self._leaders), rules.ONE_NUMBER)
-        self._sealed(node, epoch)
+        self._sealed(node, leading)
         log = node.running.local.log
         held = {entry.index: entry.epoch for entry in log.after(log.base.index, 1 << 40)}
         for index in range(max(1, log.base.index), len(self.ledger) + 1):
@@ -354,27 +354,34 @@ class Invariants:
             if entry.kind == Kind.MEMBERS:
                 self.members = unpack_members(entry.data)
 
-    def _sealed(self, node: Node, epoch: Epoch) -> None:
-        """A majority of the adopted log's list promised `epoch`; before the founding every founding node."""
-        members = node.running.local.log.members
+    def _sealed(self, node: Node, leading: Leading) -> None:
+        """A majority of the adopted log's list promised the epoch; every founding node, where it founds."""
+        epoch, members = leading.epoch, node.running.local.log.members
         assert members is not None, "an epoch is led from its barrier on, which may be the founding list"
         promised = [s for s in members.stores if s in self.gone or self._sealed_by.get(s, START.epoch) >= epoch]
-        needed = len(members.stores) if members.number == 1 and not node.disk.last.index else majority(members.stores)
+        needed = len(members.stores) if leading.barrier == 1 else majority(members.stores)
         must(len({*promised, epoch.candidate}) >= needed, rules.SEALED_BY_MAJORITY)
 
     def _counted(self, node: Node, leading: Leading, entry: Entry) -> None:
         """A primary counts an entry as committed: of its own epoch, or in front of one; on the disks of a majority."""
         local, position = node.running.local, Position(entry.epoch, entry.index)
         must(local.log.position(local.commit).epoch == leading.epoch, rules.OWN_EPOCH_COUNTED, entry.index)
-        members = self._ruling(local.log.last)[1]
-        assert members is not None, "what is committed was founded"
         held = {
             other.disk.member.store
             for other in self._world.nodes
             if other.disk.position(entry.index) == position or other.disk.base.index > entry.index
         }
+        # A list that is not saved yet was appended in this turn, perhaps after the counting.
+        lists = [self._ruling(last)[1] for last in {local.log.last, node.disk.last}]
+        must(
+            any(members and self._majority_holds(members, held) for members in lists),
+            rules.HELD_BY_MAJORITY,
+            entry.index,
+        )
+
+    def _majority_holds(self, members: MemberList, held: set[str]) -> bool:
         there = [store for store in members.stores if store in held or store in self.gone]
-        must(len(there) >= majority(members.stores), rules.HELD_BY_MAJORITY, entry.index)
+        return len(there) >= majority(members.stores)
 
     # --- Clients ---
 
