@@ -186,8 +186,10 @@ class Fleet:
             if not int(get(EVENTS)) & READABLE:
                 return
             frame = socket.recv(NOBLOCK)
-            if get(RCVMORE):
-                continue  # no reply of ours; its last part is dropped as garbage
+            if get(RCVMORE):  # no reply of ours, though its last part may look like one
+                while get(RCVMORE):
+                    socket.recv(NOBLOCK)
+                continue
             now = time.monotonic()
             outcome = worker.receive(port.endpoint, frame, now)
             if member is None:

@@ -358,15 +358,19 @@ def _connect(socket: zmq.Socket[bytes], address: str, port: int) -> None:
 
 
 def _send(socket: zmq.Socket[bytes], frames: list[bytes]) -> bool:
-    """Part by part: half the price of send_multipart. A message that finds no room fails with its first part."""
+    """Part by part: half the price of send_multipart. A message that finds no room fails with its first part; if a
+    later one ever did, what is sent next would go to the wrong client: that must end the process."""
+    first, *rest = frames
     try:
-        for part in frames[:-1]:
-            socket.send(part, _MORE)
-        socket.send(frames[-1], _NOBLOCK)
+        socket.send(first, _MORE if rest else _NOBLOCK)
     except zmq.ZMQError as error:
         if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
             raise
         return False
+    for part in rest[:-1]:
+        socket.send(part, _MORE)
+    if rest:
+        socket.send(rest[-1], _NOBLOCK)
     return True
 
 
