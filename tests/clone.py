@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO, cast
 
+import test_agent as agent_test
 from failpoints import BY_NAME, ROOT, Point, arm
 from fake_tools import FakeTools, eventually, write_secret
 from load import Final, Report, _parser, check, read_history
@@ -40,6 +41,7 @@ LAUNCHER = ROOT / "tests" / "failpoints.py"
 PORT = 18_700
 NODES = ("n1", "n2", "n3")
 KILLED = -signal.SIGKILL  # the agent itself
+KILLING = ("die", "both", "parent")
 HIT_S = 15.0
 ENDS_S = 0.3  # what a failed call ends is gone by then, or stays
 SERVES_S = 20.0
@@ -47,6 +49,15 @@ RECURRING = {"OCF_RESKEY_CRM_meta_interval": "10000"}
 BIG = 100_000  # bytes: some of these, and the log is compacted past whoever is down
 
 food.member.LOOK_S = 0.05
+
+
+def launched(node: agent_test.Node) -> list[str]:
+    """Has failpoints' guardian for its command; returns what runs failpoints' agent."""
+    lines = [f"#!{sys.executable} -Es", "import sys", f"sys.path.insert(0, {str(ROOT / 'tests')!r})"]
+    lines += ["from failpoints import main", "sys.exit(main('guardian', sys.argv[1:]))"]
+    Path(node.environment["FOOD_COMMAND"]).write_text("\n".join(lines))
+    node.environment["FOOD_FAILPOINTS"] = str(node.directory)
+    return [sys.executable, "-Es", str(LAUNCHER), "agent"]
 
 
 class Node(RealNode):
@@ -57,14 +68,9 @@ class Node(RealNode):
         super().__init__(directory, address)
         self.name, self.address, self.tools = name, address, tools
         self.endpoint = f"{address}:{PORT + 2}"
-        self.program = [sys.executable, "-Es", str(LAUNCHER), "agent"]
-        command = Path(self.environment["FOOD_COMMAND"])
-        lines = [f"#!{sys.executable} -Es", "import sys", f"sys.path.insert(0, {str(ROOT / 'tests')!r})"]
-        lines += ["from failpoints import main", "sys.exit(main('guardian', sys.argv[1:]))"]
-        command.write_text("\n".join(lines))
+        self.program = launched(self)
         self.environment |= {
             **tools.environment(),
-            "FOOD_FAILPOINTS": str(directory),
             "OCF_RESKEY_daemon": str(LAUNCHER),
             "OCF_RESKEY_port": str(PORT),
             "OCF_RESKEY_watchdog_ms": "5000",  # a busy machine is not what is tested here
@@ -269,6 +275,15 @@ class Clone:
         if leaderless and needed:
             self.lead()
 
+    def _recover_all(self) -> None:
+        self.primary = None
+        for node in self:
+            eventually(f"{node.name} is gone", lambda n=node: not n.lives)
+            self.stop(node)
+        for node in self:
+            self.start(node)
+        self.lead()
+
     # --- One point ---
 
     @property
@@ -290,8 +305,10 @@ class Clone:
         eventually(f"{point.name} is passed", lambda: hurt.hit, HIT_S)
         self._hear(hurt, point, before[hurt.name])
         for node in self:
-            assert node is hurt or node.lives, f"{node.name} died, too"
-        if self._needs_recovery(hurt, point):
+            assert node is hurt or point.mode == "all" or node.lives, f"{node.name} died, too"
+        if point.mode == "all":
+            self._recover_all()
+        elif self._needs_recovery(hurt, point):
             self.recover(hurt, needed=provoke is _change_members)
         if afterwards:
             afterwards()
@@ -311,7 +328,7 @@ class Clone:
         """Whether Pacemaker would see a failure: an action of the agent's that was killed, or a monitor that fails."""
         if point.process in ("agent", "foodctl"):
             return point.process == "agent"
-        if " " not in point.mode:
+        if point.mode in KILLING:
             eventually(f"{hurt.name} is not whole any more", lambda: not hurt.lives)
             return True
         return self._failed(hurt, point)
@@ -319,7 +336,9 @@ class Clone:
     def _failed(self, hurt: Node, point: Point) -> bool:
         """After a call that failed: it goes on rightly, or has ended and says why."""
         said = point.words or hurt.reason
-        time.sleep(ENDS_S)
+        give_up = time.monotonic() + ENDS_S
+        while hurt.lives and time.monotonic() < give_up:
+            time.sleep(0.01)
         status = hurt("monitor", **RECURRING)
         if hurt.lives and status == (8 if hurt is self.primary else 0):
             return False
@@ -396,6 +415,13 @@ def _write_at_backup(clone: Clone, point: Point, at: int) -> Provoked:
     node = clone.backups[0]
     arm(node.directory, (point, at))
     return node, None
+
+
+@provocation("lose half a reply")
+def _lose_half_a_reply(clone: Clone, point: Point, at: int) -> Provoked:
+    assert clone.primary
+    arm(clone.primary.directory, (BY_NAME["daemon-first-part-after-pass"], 1), (point, 1))
+    return clone.primary, None
 
 
 @provocation("start")

@@ -28,9 +28,9 @@ _open, _rename, _kill = os.open, os.rename, os.kill  # the table wraps some of t
 
 
 class Point(NamedTuple):
-    """`mode`: die (SIGKILL), late (a moment later), both (the guardian, too), parent (only the guardian, and on), skip
-    (the call is left out), or an error that the call raises: `before` instead of its work, `after` it. What is said of
-    it is `words`."""
+    """`mode`: die (SIGKILL), late (a moment later), both (the guardian, too), all (all nodes at that instant), parent
+    (only the guardian, and on), skip (the call is left out), pass (nothing), or an error that the call raises: `before`
+    instead of its work, `after` it. What is said of it is `words`."""
 
     process: str
     step: str
@@ -49,12 +49,17 @@ class Point(NamedTuple):
 
 
 def _sides(process: str, *rows: tuple[str, ...]) -> list[Point]:
-    """Each dies before the call and after it; CI takes one of the two, in turn."""
+    """Each dies before the call and after it; of three calls CI takes the one, the other, and none."""
     return [
-        Point(process, *row, side=side, brief=n % 2 == number)  # type: ignore[misc,arg-type]
+        Point(process, *row, side=side, brief=n % 3 == number)  # type: ignore[misc,arg-type]
         for n, row in enumerate(rows)
         for number, side in enumerate(("before", "after"))
     ]
+
+
+def _some(*points: Point) -> list[Point]:
+    """Every other one in CI."""
+    return [point._replace(brief=n % 2 == 0) for n, point in enumerate(points)]
 
 
 STORE, DAEMON, TRANSPORT = "food.storage:Store.", "food.daemon:Daemon.", "food.transport:Transport."
@@ -180,16 +185,26 @@ POINTS = [
     Point("agent", "promoting", "zmq:Socket.poll", "promote", mode="late"),  # the request is on its way
     Point("agent", "demoting", "zmq:Socket.poll", "demote", mode="late"),
     *_sides("foodctl", ("members", "food.client:Client.change_members", "change members")),
-    # --- Guardian and daemon at one instant ---
-    Point("daemon", "publish", DAEMON + "publish", "write at primary", "Append", "after", "both"),
-    Point("daemon", "commit", STORE + "_sql", "write at primary", "'COMMIT'", "before", "both"),
-    Point("daemon", "commit", STORE + "_sql", "write at primary", "'COMMIT'", "after", "both"),
-    Point("daemon", "acknowledge", DAEMON + "send", "write at backup", "Ack", "after", "both"),
-    Point("daemon", "promise", STORE + "_put", "promote", "'promise'", "after", "both"),
-    Point("daemon", "score-order", "food.link:Link.order", "promote", "'score': 1000", "after", "both"),
-    Point("daemon", "demoted", "food.control:Control._reply", "demote", "", "after", "both"),
-    Point("daemon", "install", STORE + "_install", "fall behind", "", "after", "both"),
-    Point("daemon", "close-store", STORE + "close", "stop", "", "after", "both"),
+    # --- Guardian and daemon at one instant; everybody ---
+    *_some(
+        Point("daemon", "publish", DAEMON + "publish", "write at primary", "Append", "after", "both"),
+        Point("daemon", "commit", STORE + "_sql", "write at primary", "'COMMIT'", "before", "both"),
+        Point("daemon", "commit", STORE + "_sql", "write at primary", "'COMMIT'", "after", "both"),
+        Point("daemon", "acknowledge", DAEMON + "send", "write at backup", "Ack", "after", "both"),
+        Point("daemon", "promise", STORE + "_put", "promote", "'promise'", "after", "both"),
+        Point("daemon", "score-order", "food.link:Link.order", "promote", "'score': 1000", "after", "both"),
+        Point("daemon", "demoted", "food.control:Control._reply", "demote", "", "after", "both"),
+        Point("daemon", "install", STORE + "_install", "fall behind", "", "after", "both"),
+        Point("daemon", "close-store", STORE + "close", "stop", "", "after", "both"),
+        Point("daemon", "publish", DAEMON + "publish", "write at primary", "Append", "after", "all"),
+        Point("daemon", "commit", STORE + "_sql", "write at primary", "'COMMIT'", "before", "all"),
+        Point("daemon", "acknowledge", DAEMON + "send", "write at backup", "Ack", "after", "all"),
+        Point("daemon", "backup-commit", STORE + "_sql", "write at backup", "'COMMIT'", "before", "all"),
+        Point("daemon", "answer", DAEMON + "answer", "write at primary", "Result", "after", "all"),
+        Point("daemon", "compact", STORE + "_sql", "write at primary", "DELETE FROM log WHERE last", "after", "all"),
+        Point("daemon", "promise", STORE + "_put", "promote", "'promise'", "before", "all"),
+        Point("daemon", "promoted", "food.control:Control._reply", "promote", "", "after", "all"),
+    ),
     # --- Calls that fail ---
     Point("daemon", "begin", STORE + "_sql", "write at primary", "BEGIN", "before", BUSY, "saving failed"),
     Point("daemon", "log-row", STORE + "_append", "write at primary", "", "before", FULL, "saving failed"),
@@ -201,7 +216,10 @@ POINTS = [
     Point("daemon", "room", "os:statvfs", "write at primary", "", "before", "os EIO", "looking for free space failed"),
     Point("daemon", "aside", "os:rename", "damage the store", r"food\.db'", "after", "os EIO", "cannot be set aside"),
     Point("daemon", "bind", TRANSPORT + "_bind_tcp", "start", "", "before", "zmq EMFILE", "unforeseen"),
-    Point("daemon", "send", "zmq:Socket.send", "write at primary", "", "before", "zmq EAGAIN"),
+    Point("daemon", "lose-publish", TRANSPORT + "publish", "write at primary", "", "before", "skip"),
+    Point("daemon", "lose-send", TRANSPORT + "send", "write at backup", "", "before", "skip"),
+    Point("daemon", "first-part", "zmq:Socket.send", "write at primary", ", 3, {", "before", "zmq EAGAIN"),
+    Point("daemon", "last-part", "zmq:Socket.send", "lose half a reply", "", "before", "zmq EAGAIN", "unforeseen"),
     Point("daemon", "send", "zmq:Socket.send", "write at primary", "", "before", "zmq ENOBUFS", "unforeseen"),
     Point("daemon", "link", "socket:socket.send", "write at primary", "", "before", "os EAGAIN"),
     Point("guardian", "link", "socket:socket.send", "reload", "", "before", "os EAGAIN"),
@@ -227,13 +245,28 @@ POINTS = [
     Point("agent", "clear", "os:posix_spawn", "stop without guardian", "", "before", "os EAGAIN", "may be left"),
     Point("guardian", "key", "os:fstat", "reload", "", "before", "os EIO", "Input/output error"),
 ]
+# Started outside Pacemaker: adopted and released.
+EXTERNAL = [
+    *_sides(
+        "guardian",
+        ("adopt", "os:rename", "adopt", "adopting"),
+        ("adopted-names", GUARDIAN + "write_attribute_names", "adopt"),
+        ("release-score", TOOL, "release", "crm_master.*'-D'"),
+        ("released", GUARDIAN + "released", "release"),
+        ("forget", GUARDIAN + "unlink", "release", "'adopted'"),
+        ("succeed", GUARDIAN + "succeed", "succeed"),
+        ("succeed-score", TOOL, "succeed", "crm_master.*'-D'"),
+    ),
+    *_sides("agent", ("adopt", "agent:ask", "adopt", "'adopt'"), ("release", "agent:ask", "release", "'release'")),
+]
 # Not points of their own: what a provocation needs.
 STEPS = [
     Point("daemon", "lose-append", DAEMON + "publish", "", "Append", "before", "skip"),
+    Point("daemon", "first-part", "zmq:Socket.send", "", ", 3, {", "after", "pass"),
     Point("daemon", "half-snapshot", STORE + "_stage", "", "number=5,"),  # four share a transaction
 ]
-BY_NAME = {point.name: point for point in POINTS + STEPS}
-assert len(BY_NAME) == len(POINTS) + len(STEPS), "two points of one name"
+BY_NAME = {point.name: point for point in POINTS + EXTERNAL + STEPS}
+assert len(BY_NAME) == len(POINTS + EXTERNAL + STEPS), "two points of one name"
 
 _passes: Counter[str] = Counter()
 
@@ -273,11 +306,15 @@ def _passing(process: str, target: str, side: str, arguments: tuple[object, ...]
 
 
 def _happen(mode: str) -> bool:
-    if mode in ("both", "parent"):
+    if mode == "all":
+        for lock in Path(DIRECTORY).parent.glob("*/run/food/guardian.lock"):
+            if (pid := int(lock.read_text())) != os.getppid():  # last: it takes this process along
+                _kill(pid, signal.SIGKILL)
+    if mode in ("all", "both", "parent"):
         _kill(os.getppid(), signal.SIGKILL)
     if mode == "late":
         time.sleep(LATE_S)
-    if mode in ("both", "die", "late"):
+    if mode in ("all", "both", "die", "late"):
         _kill(os.getpid(), signal.SIGKILL)
     if " " in mode:
         raise _error(*mode.split())
@@ -357,7 +394,7 @@ def main(process: str, arguments: list[str]) -> int:
         process = "check" if "--check" in arguments else process
     else:
         from food.cli import main as run
-    for target in dict.fromkeys(point.target for point in POINTS + STEPS if point.process == process):
+    for target in dict.fromkeys(point.target for point in BY_NAME.values() if point.process == process):
         _wrap(process, target)
     return run()
 

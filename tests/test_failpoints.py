@@ -11,10 +11,18 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from clone import Clone
-from failpoints import POINTS, Point
+from clone import Clone, launched
+from failpoints import EXTERNAL, POINTS, Point, arm
+from fake_tools import eventually
+from test_external import External
+
+from food import locks
 
 LONG = os.environ.get("FOOD_LONG") == "yes"  # tests/run --long
+
+
+def chosen(points: list[Point]) -> list[Point]:
+    return [point for point in points if point.brief or LONG]
 
 
 class Clones:
@@ -43,10 +51,45 @@ def clones() -> Iterator[Clones]:
     found.close()
 
 
-@pytest.mark.parametrize("point", [point for point in POINTS if point.brief or LONG], ids=lambda point: point.name)
+@pytest.mark.parametrize("point", chosen(POINTS), ids=lambda point: point.name)
 def test_a_point(clones: Clones, point: Point) -> None:
     clones.get().endure(point)
 
 
 def test_at_the_end_everything_is_there_and_nothing_is_left(clones: Clones) -> None:
     clones.get().finish()
+
+
+# Started outside Pacemaker
+
+
+@pytest.fixture(scope="module")
+def unit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[External]:
+    """One node, adopted and promoted."""
+    found = External(tmp_path_factory.mktemp("unit"))
+    found.program = launched(found)
+    found.enable()
+    found.promoted()
+    yield found
+    found.close()
+
+
+@pytest.mark.parametrize("point", chosen(EXTERNAL), ids=lambda point: point.name)
+def test_a_point_outside_pacemaker(unit: External, point: Point) -> None:
+    """Adopting, releasing, and succeeding a guardian that was killed: whatever dies, the next start has it all."""
+    with unit.client() as client:
+        client.put(b"before", point.name.encode())
+    if point.provoke == "adopt":
+        assert unit("stop") == 0
+    arm(unit.directory, (point, 1))
+    if point.provoke == "succeed":
+        unit.kill(locks.GUARDIAN_LOCK)
+    else:
+        unit("start" if point.provoke == "adopt" else "stop")
+    eventually(f"{point.name} is passed", (unit.directory / "hit").exists, 10)
+    assert unit("stop") == 0, unit.errors
+    assert unit.tools.score is None, "a score is left"
+    unit.promoted()
+    with unit.client() as client:
+        row = client.get(b"before")
+        assert row and row.value == point.name.encode()
