@@ -221,7 +221,7 @@ def test_a_demote_waits_for_the_writes_in_flight(primary: Node) -> None:
 def test_a_promote_that_fails_drops_the_score_first_and_names_who_was_missed(three: Node) -> None:
     answered_blank(three)
     assert three.scores()[-1] == 10
-    three.confirming = False
+    three.confirming, three.replica.isolation_ms = False, 60_000
     reply = three.request("promote", timeout_ms=10_000)
     three.wait_ms(int(10_000 * PROMOTE_SHARE) - 2 * TURN_MS)
     assert reply == [] and three.replica.role == "candidate"

@@ -489,6 +489,7 @@ A, B, C, D, E = FIVE
 E1, E2, E3, E4 = (Epoch(number, "e") for number in (1, 2, 3, 4))
 OWN = Epoch(5, "a")
 DEADLINE_MS = 10_000
+ISOLATION_MS = 1_500
 START_MS = 1_000
 
 
@@ -505,7 +506,7 @@ class Candidate:
         self.local.append([founding, *entries])
         self.local.advance(1)
         self.local.promise_epoch(E4)
-        self.promotion = Promotion(self.local, 1, START_MS, DEADLINE_MS)
+        self.promotion = Promotion(self.local, 1, START_MS, DEADLINE_MS, ISOLATION_MS)
         self.sent()
 
     def answer(self, *members: Member, now_ms: int = START_MS) -> None:
@@ -578,6 +579,25 @@ def test_it_repeats_itself_as_long_as_it_has_time() -> None:
         assert own.promotion.failed is None
     own.promotion.tick(DEADLINE_MS)
     assert own.promotion.failed == "no promotion in the time given: no answer from n2, n3, n4, n5 (sealing)"
+
+
+def test_who_reaches_no_majority_has_no_more_time_than_it_takes_to_be_isolated() -> None:
+    """Nothing was promised, and the cluster manager can do something about it only once this has ended."""
+    own = Candidate()
+    own.answer(B)
+    own.promotion.tick(START_MS + ISOLATION_MS - 1)
+    assert own.promotion.failed is None
+    own.promotion.tick(START_MS + ISOLATION_MS)
+    assert own.promotion.failed == "isolated: no answer from n3, n4, n5 (asking)"
+
+
+def test_who_was_refused_has_that_time_again() -> None:
+    own = Candidate().sealing()
+    own.promotion.on_refused(Refused(Epoch(5, "Z"), False), START_MS + 900)
+    own.promotion.tick(START_MS + 900 + ISOLATION_MS - 1)
+    assert own.promotion.failed is None
+    own.promotion.tick(START_MS + 900 + ISOLATION_MS)
+    assert own.promotion.failed == "isolated: no answer from n2, n3, n4, n5 (asking)"
 
 
 def test_of_two_better_logs_the_best_is_fetched() -> None:

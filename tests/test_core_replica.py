@@ -37,7 +37,7 @@ def test_promoting_twice_changes_nothing_but_the_time_given() -> None:
     replica(stage, "n2").promote(stage.now, stage.now + 5_000)
     stage.turn("n2")
     stage.drop()
-    stage.run(1_000, "n2")
+    stage.run(600, "n2")
     assert stage.role("n2") == "candidate"
 
 

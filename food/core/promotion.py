@@ -18,10 +18,12 @@ DONOR_PATIENCE_MS = 700  # without progress: another donor may complete a majori
 class Promotion:
     """One promote order, until its deadline; may need several epochs when others outbid it."""
 
-    def __init__(self, local: Local, round_: int, now_ms: int, deadline_ms: int):
+    def __init__(self, local: Local, round_: int, now_ms: int, deadline_ms: int, isolation_ms: int):
         self._local = local
         self._round = round_  # answers to this round and later ones count
         self.deadline_ms = deadline_ms
+        self._isolation_ms = isolation_ms
+        self._asking_ms = now_ms  # since when, while there is no epoch
         self._sent_ms = now_ms
         self._answers: dict[str, Answer] = {}
         self._sealed: dict[str, Sealed] = {}
@@ -81,7 +83,7 @@ class Promotion:
         if self.epoch and refused.promise.number >= self.epoch.number:
             self._highest = max(self._highest, refused.promise.number)
             self.epoch = None
-            self._answers, self._fetcher = {}, None
+            self._answers, self._fetcher, self._asking_ms = {}, None, now_ms
             if refused.promise.candidate < self._local.store:
                 self._ask_again(now_ms)
             else:
@@ -180,6 +182,10 @@ class Promotion:
     def tick(self, now_ms: int) -> None:
         if now_ms >= self.deadline_ms:
             self.failed = f"no promotion in the time given: {self.missing()}"
+        elif self.epoch is None and now_ms - self._asking_ms >= self._isolation_ms:
+            # What is missing may be what died on the node that was primary: the cluster manager starts it again, but
+            # not before this promote has ended. Nothing was promised yet.
+            self.failed = f"isolated: {self.missing()}"
         elif now_ms - self._sent_ms >= RESEND_MS:
             if self.epoch is None:
                 self._ask_again(now_ms)

@@ -127,7 +127,7 @@ class Replica:
         elif not self.leading and self.agreement.odd:
             self.failure = self.agreement.odd
         elif not self.leading:
-            self.promotion = Promotion(self.local, self.peers.ask(now_ms), now_ms, deadline_ms)
+            self.promotion = self._new_promotion(now_ms)
             self._after_promotion(now_ms)
 
     def demote(self, now_ms: int, drain_ms: int) -> None:
@@ -304,7 +304,10 @@ class Replica:
             leading.end()
             self.leading = None
             self._promote_deadline_ms = now_ms + RENEW_MS
-            self.promotion = Promotion(self.local, self.peers.ask(now_ms), now_ms, self._promote_deadline_ms)
+            self.promotion = self._new_promotion(now_ms)
+
+    def _new_promotion(self, now_ms: int) -> Promotion:
+        return Promotion(self.local, self.peers.ask(now_ms), now_ms, self._promote_deadline_ms, self.isolation_ms)
 
     def _well_connected(self, now_ms: int) -> bool:
         return self.leading is not None and now_ms - self.leading.contact_ms(now_ms) < self.isolation_ms // 2

@@ -276,7 +276,7 @@ def rolled_back_store() -> None:
     stage.node("n2").roll_back()
     stage.start("n2")
     stage.promote("n3", "n2", "n3")
-    stage.run(1_000, "n2", "n3")
+    stage.run(800, "n2", "n3")
     assert stage.role("n3") == "candidate"
     assert stage.node("n2").disk.member.store == "n2.2"
 
