@@ -6,7 +6,7 @@ from typing import Any
 
 from .core.message import Member
 from .core.peers import Heard, admission
-from .core.replica import Replica
+from .core.replica import ISOLATED, Replica
 from .keys import Keys
 from .transport import Transport
 
@@ -25,7 +25,7 @@ def _state(replica: Replica, now_ms: int) -> str:
     if replica.deposed:
         return f"failed in epoch {epoch}: {replica.failure or 'superseded'}"
     if leading := replica.leading:
-        if wish.score is None:
+        if wish.why == ISOLATED:
             return f"primary, epoch {epoch}, {wish.why}"
         in_sync = len(leading.in_sync(now_ms - replica.isolation_ms))
         text = f"{replica.role}, epoch {epoch}, {in_sync} of {len(replica.local.voters)} in sync"

@@ -7,7 +7,7 @@ from sim.stage import Stage, founded
 
 from food.core.message import Ack, Append, Epoch, Fetch, Heartbeat, Range, Refused, Seal, Sealed
 from food.core.peers import Wish
-from food.core.replica import HAND_OVER_MS, Replica
+from food.core.replica import HAND_OVER_MS, ISOLATED, Replica
 
 
 def replica(stage: Stage, name: str) -> Replica:
@@ -78,6 +78,15 @@ def test_demote_answers_the_rest_outcome_unknown() -> None:
     stage.run(300, "n1")
     assert stage.answer_to(b"a") == "unknown"
     assert stage.role("n1") == "backup"
+
+
+@pytest.mark.parametrize(("size", "score"), [(2, 1000), (3, None)])
+def test_a_primary_that_is_cut_off_gives_its_score_up_where_others_could_lead(size: int, score: int | None) -> None:
+    """Of two nobody can lead without the other: it keeps the role, whatever is left of the other's score."""
+    stage = founded(size)
+    stage.run(2_000, "n1")
+    wish = replica(stage, "n1").wish
+    assert (wish.score, wish.why, wish.unless_alone) == (score, ISOLATED, score is None)
 
 
 def test_demote_of_a_cut_off_primary_does_not_wait() -> None:

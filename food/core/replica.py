@@ -43,6 +43,7 @@ from .promotion import Promotion
 from .ready import Ready
 from .state import Result
 
+ISOLATED = "isolated: no majority answers over food's links"
 IN_SYNC_MS = 1_000  # a backup is in sync while it was level with the primary this recently
 RENEW_MS = 2_000
 # A healthy demoted node lowers its score only so much later: a score written between demote and promote makes
@@ -427,7 +428,10 @@ class Replica:
             return self.scores.update(Wish(None, self.failure or "superseded"), now_ms, at_once=True)
         if self.leading and not self.leading.draining:
             if now_ms - self.leading.contact_ms(now_ms) > self.isolation_ms:
-                wish = Wish(None, "isolated: no majority answers over food's links", unless_alone=True)
+                # Of two, neither can lead without the other: there is nobody to give the role to. What the other one
+                # shows may be all that is left of it, until Corosync has noticed.
+                needed = quorum.majority(self.local.voters) == len(self.local.voters)
+                wish = Wish(SCORE_PRIMARY, ISOLATED) if needed else Wish(None, ISOLATED, unless_alone=True)
                 return self.scores.update(wish, now_ms, at_once=False)
             return self.scores.update(Wish(SCORE_PRIMARY, "primary"), now_ms, at_once=changed)
         if role == "candidate":
