@@ -147,6 +147,7 @@ class Soak:
         self.kinds = tuple(kind for kind in wanted if cluster.lab.settings.disk_mib or not plan.KINDS[kind].small_disk)
         self.report = Report(seed, len(cluster.lab.nodes), time.monotonic())
         self.history: Path | None = None
+        self.stop = False  # set: the round under way is the last one
         self._tell = tell
         self._logs = [Tail(cluster.lab.path(node, FOOD_LOG), end=True) for node in cluster.hosts]
 
@@ -158,7 +159,7 @@ class Soak:
             self.history = running.path
             gaps = Gaps(Tail(running.path).lines)
             number = first
-            while self.report.failovers < failovers:
+            while self.report.failovers < failovers and not self.stop:
                 if number - first >= ROUNDS_MOST * failovers + ROUNDS_SPARE:
                     raise LabError(f"{number - first} rounds made only {self.report.failovers} failovers")
                 self._round(plan.plan(self.report.seed, number, self.kinds), gaps)
