@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import time
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -89,11 +90,11 @@ class Operator:
         return self.lab.wait(self.whole, SETTLE_S, "one primary, all others in sync and nothing under way")
 
     def whole(self) -> bool:
-        return self._settled() and self._idle()
-
-    def _idle(self) -> bool:
-        """Whether the DC has nothing to do. `crm_resource --wait` says the same, and sleeps for two seconds first."""
         tree = self.lab.crm_mon(self.on()[0])
+        return self._settled(tree) and self._idle(tree)
+
+    def _idle(self, tree: ElementTree.Element | None) -> bool:
+        """Whether the DC has nothing to do. `crm_resource --wait` says the same, and sleeps for two seconds first."""
         found = tree.find("summary/current_dc") if tree is not None else None
         dc = found.get("name") if found is not None else None
         if dc is None or not self.lab.on(dc):
@@ -102,15 +103,17 @@ class Operator:
 
     def states(self) -> dict[str, str]:
         """What each node says of itself in its attribute; empty while Pacemaker cannot say."""
-        tree = self.lab.crm_mon(self.on()[0])
+        return self._states(self.lab.crm_mon(self.on()[0]))
+
+    def _states(self, tree: ElementTree.Element | None) -> dict[str, str]:
         found = {}
         for node in tree.iterfind("node_attributes/node") if tree is not None else ():
             attributes = {item.get("name"): item.get("value") or "" for item in node.iterfind("attribute")}
             found[node.get("name") or ""] = attributes.get(f"{self.resource}-state", "")
         return {node: state for node, state in found.items() if node in self.hosts}
 
-    def _settled(self) -> bool:
-        states = self.states()
+    def _settled(self, tree: ElementTree.Element | None) -> bool:
+        states = self._states(tree)
         others = [state for state in states.values() if not state.startswith("primary")]
         whole = f"{len(self.hosts)} of {len(self.hosts)} in sync"
         return (
