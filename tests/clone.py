@@ -276,13 +276,17 @@ class Clone:
             self.lead()
 
     def _recover_all(self) -> None:
-        self.primary = None
+        """The old primary last: what it has acknowledged must be with the others."""
+        late, self.primary = self.primary, None
         for node in self:
             eventually(f"{node.name} is gone", lambda n=node: not n.lives)
             self.stop(node)
         for node in self:
-            self.start(node)
+            if node is not late:
+                self.start(node)
         self.lead()
+        if late:
+            self.start(late)
 
     # --- One point ---
 
