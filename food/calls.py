@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .codec import FRAME_MOST_BYTES, BadFrame, pack, unpack
+from .codec import FRAME_MOST_BYTES, BadFrame, pack, shown, unpack
 from .directory import PROBE_BIT, Directory
 
 KEY_MOST_BYTES = 1024
@@ -31,6 +31,7 @@ RESEND_AFTER_S = 0.5  # the same primary still claims the role and has not answe
 RESEND_AFTER_MOST_S = 8.0  # doubled each time: slow is not dead
 REFUSED_PAUSE_S = 0.02  # between two attempts at an endpoint that refused
 BUSY_PAUSE_S, BUSY_PAUSE_MOST_S = 0.01, 0.2
+TEXT_MOST_CHARS = 500  # of a server's words
 ABANDONED_MOST = 8  # sessions still to close; older ones are left to the servers' eviction
 
 
@@ -120,7 +121,12 @@ class Request(NamedTuple):
 
 def show(key: bytes, most_chars: int = 60) -> str:
     """A key for an error's text: short, and nothing in it that a terminal would obey."""
-    text = key.decode("utf-8", "backslashreplace")
+    return printable(key.decode("utf-8", "backslashreplace"), most_chars)
+
+
+def printable(said: Any, most_chars: int = TEXT_MOST_CHARS) -> str:
+    """The same of what a server said, whatever it is."""
+    text = said if type(said) is str else shown(said, most_chars)
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= most_chars else text[: most_chars - 3] + "…"
 
@@ -230,7 +236,7 @@ class Call:
                 directory.usual_s += (now - self.sent_at - directory.usual_s) / 8
             return Outcome(result)
         fields = result if isinstance(result, dict) else {}
-        text = str(fields.get("text", "no text"))[:500]
+        text = printable(fields.get("text", "no text"))
         match status:
             case "not_primary":
                 del self.asked[attempt]
@@ -275,7 +281,7 @@ class Call:
             case "bad_request":
                 return Outcome(None, BadRequest(text))
             case _:
-                return Outcome(None, ProtocolError(f"{endpoint} answered {str(status)[:40]!r}: {text}"))
+                return Outcome(None, ProtocolError(f"{endpoint} answered {shown(status)}: {text}"))
         return None
 
     def _again(self, attempt: int, text: str, when: float) -> None:
@@ -444,7 +450,7 @@ class Worker:
         elif type(outcome.value) is int and outcome.value > 0:
             session.opened(outcome.value)
         else:
-            return self._end(Outcome(None, ProtocolError(f"open answered {str(outcome.value)[:40]!r}, not a session")))
+            return self._end(Outcome(None, ProtocolError(f"open answered {shown(outcome.value)}, not a session")))
         self._advance()
         return None if self.call else Outcome(None)
 

@@ -13,8 +13,9 @@ from typing import Any
 import zmq
 
 from .bench import CLIENTS_MOST, Figures, bench
-from .calls import CompareFailed, FoodError, OutcomeUnknown, Unavailable, show
+from .calls import CompareFailed, FoodError, OutcomeUnknown, Unavailable, printable, show
 from .client import RANGE_LIMIT, TIMEOUT_S, Client, Status, default_endpoints, own_socket, split_endpoints
+from .codec import shown
 from .keyring import ask
 from .keys import client_file
 from .member import WAIT_S, Done, change, found, meaning, view_of
@@ -31,6 +32,9 @@ exit codes:
   6   refused (too large, no space, malformed), or an answer that was not understood
   130 interrupted; a write under way has an unknown outcome
 """
+WORD_MOST = 60  # characters of a name or a number that a server says
+KINDS_MOST = 40  # of refusals
+AGO_MOST_S = 10**12
 STATE_MOST = 200  # characters of a member's state: a remedy is in it
 NOT_THERE, USAGE, UNAVAILABLE, UNKNOWN, COMPARE, REFUSED, INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
 
@@ -204,7 +208,7 @@ def _status(options: argparse.Namespace) -> int:
     with _client(options) as client:
         status = client.status()
     if options.output == "json":
-        print(json.dumps({"leader": status.leader, "answers": status.answers}, default=_json_bytes))
+        print(json.dumps({"leader": status.leader, "answers": _plain(status.answers)}))
     else:
         print(describe(status))
     if not any(status.answers.values()):
@@ -270,12 +274,12 @@ def _member_list(options: argparse.Namespace) -> int:
         return _fail(options, f"no node answered: {', '.join(status.answers)}", UNAVAILABLE)
     rows = sorted([*view.voting.values(), *view.learners.values()], key=lambda row: (row["node"], row["store"]))
     if options.output == "json":
-        print(json.dumps({"number": view.number, "primary": bool(status.leader), "stores": rows}))
+        print(json.dumps({"number": view.number, "primary": bool(status.leader), "stores": _plain(rows)}))
         return 0
     if not view.number:
-        print(f"No member list: nothing is founded yet, as {answer.get('node')} knows it.")
+        print(f"No member list: nothing is founded yet, as {_name(answer)} knows it.")
         return 0
-    known = "" if status.leader else f", as {answer.get('node')} knows it; nobody is primary"
+    known = "" if status.leader else f", as {_name(answer)} knows it; nobody is primary"
     print(f"Member list {view.number}{known}: {meaning(list(view.voting))}.\n")
     print(table(["NODE", "STORE", "VOTES", "LAG", "STATE"], [_voter(row) for row in rows]))
     return 0
@@ -285,7 +289,7 @@ def _voter(row: dict[str, Any]) -> list[str]:
     lag = row.get("lag")
     votes = "yes" if row.get("voting") is True else "no"
     cells = [row["node"], row["store"], votes, "?" if lag is None else lag, row.get("state")]
-    return [show(str(cell).encode(), STATE_MOST) for cell in cells]
+    return [printable(cell, STATE_MOST) for cell in cells]
 
 
 def _member_change(options: argparse.Namespace) -> int:
@@ -332,10 +336,10 @@ def describe(status: Status) -> str:
     # The primary knows how far everybody is; without one, each node is believed about itself.
     best = answers.get(status.leader or "") or max(answers.values(), key=_progress, default={})
     # A row a store: a node whose disk was replaced has two, the one that votes and the one that is there.
-    rows = {(str(m.get("node")), str(m.get("store"))): m for m in _maps(best.get("members"))}
+    rows = {(_name(m), printable(m.get("store"))): m for m in _maps(best.get("members"))}
     for answer in answers.values():
         own = answer.get("self")
-        key = (str(answer.get("node")), str(own.get("store") if isinstance(own, dict) else None))
+        key = (_name(answer), printable(own.get("store") if isinstance(own, dict) else None))
         rows.setdefault(key, {}).update({name: answer[name] for name in ("role", "epoch", "last") if name in answer})
     if rows:
         head = ["NODE", "ROLE", "EPOCH", "POSITION", "LAG", "SCORE", "SINCE", "STATE"]
@@ -352,9 +356,9 @@ def describe(status: Status) -> str:
     for answer in answers.values():
         own = answer.get("self")
         if isinstance(own, dict) and own.get("no_space"):
-            lines += ["", show(str(own["no_space"]).encode(), 300)]
+            lines += ["", printable(own["no_space"], 300)]
     lines += _warnings(answers.values())
-    clusters = {str(answer["cluster"]) for answer in answers.values() if answer.get("cluster")}
+    clusters = {printable(answer["cluster"]) for answer in answers.values() if answer.get("cluster")}
     if len(clusters) > 1:
         lines += ["", "These nodes belong to different clusters: " + ", ".join(sorted(clusters)) + "."]
     return "\n".join(lines)
@@ -367,10 +371,13 @@ def _warnings(answers: Iterable[dict[str, Any]]) -> list[str]:
         own = answer.get("self")
         keys, refused = (own.get("keys"), own.get("refused")) if isinstance(own, dict) else (None, None)
         if isinstance(keys, str) and keys.startswith("PLAINTEXT"):
-            lines.append(f"{answer.get('node')}: {show(keys.encode())}.")
+            lines.append(f"{_name(answer)}: {printable(keys, WORD_MOST)}.")
         if isinstance(refused, dict) and refused:
-            kinds = ", ".join(f"{show(str(kind).encode())} {count}" for kind, count in sorted(refused.items()))
-            lines.append(f"{answer.get('node')}: refused since its start: {kinds}. Its log says from where.")
+            counts = sorted(
+                (printable(kind, WORD_MOST), printable(count, WORD_MOST)) for kind, count in refused.items()
+            )
+            kinds = ", ".join(f"{kind} {count}" for kind, count in counts[:KINDS_MOST])
+            lines.append(f"{_name(answer)}: refused since its start: {kinds}. Its log says from where.")
     return ["", *lines] if lines else []
 
 
@@ -378,13 +385,11 @@ def _headline(status: Status) -> str:
     answers = [answer for answer in status.answers.values() if answer]
     leader = status.answers.get(status.leader or "")
     if leader:
-        text = f"{leader.get('node')} is primary, epoch {_epoch(leader.get('epoch'))}, at {status.leader}"
-        rivals = [
-            str(a.get("node")) for a in answers if a.get("role") == "primary" and a.get("node") != leader.get("node")
-        ]
+        text = f"{_name(leader)} is primary, epoch {_epoch(leader.get('epoch'))}, at {status.leader}"
+        rivals = [_name(a) for a in answers if a.get("role") == "primary" and _name(a) != _name(leader)]
         if rivals:
             text += f"; {', '.join(rivals)} still claims the role, of an older epoch: it cannot acknowledge anything"
-        return f"{text}. Revision {leader.get('revision')}."
+        return f"{text}. Revision {printable(leader.get('revision'), WORD_MOST)}."
     if answers and len(answers) < len(status.answers):
         return "No primary among those that answered; another node may be it. See crm_mon -A1."
     if answers:
@@ -394,25 +399,25 @@ def _headline(status: Status) -> str:
 
 def _member(node: str, row: dict[str, Any]) -> list[str]:
     score = row.get("score")
-    state = str(row.get("state") or "?")
+    state = printable(row.get("state") or "?", STATE_MOST)
     if row.get("voting") is False:
         state += " (no vote)"
     return [
-        show(node.encode()),
-        str(row.get("role") or "?"),
+        printable(node, WORD_MOST),
+        printable(row.get("role") or "?", WORD_MOST),
         _epoch(row.get("epoch")),
         str(_index(row.get("last"), "?")),
-        "?" if row.get("lag") is None else str(row["lag"]),
-        "none" if score is None else str(score),
+        "?" if row.get("lag") is None else printable(row["lag"], WORD_MOST),
+        "none" if score is None else printable(score, WORD_MOST),
         _ago(row.get("since_s")),
-        show(state.encode(), STATE_MOST),
+        printable(state, STATE_MOST),
     ]
 
 
 def _epoch(epoch: Any) -> str:
     """An epoch is its number, or [number, candidate]."""
     match epoch:
-        case int(number) | [int(number), *_]:
+        case int(number) | [int(number), *_] if type(number) is int:
             return str(number)
     return "?"
 
@@ -431,7 +436,7 @@ def _progress(answer: dict[str, Any]) -> tuple[int, int]:
 
 
 def _ago(seconds: Any) -> str:
-    if not isinstance(seconds, (int, float)):
+    if not isinstance(seconds, (int, float)) or not abs(seconds) < AGO_MOST_S:  # nor is it with no number
         return "?"
     whole = int(seconds)
     if whole < 120:
@@ -441,6 +446,10 @@ def _ago(seconds: Any) -> str:
     if whole < 2 * 86400:
         return f"{whole // 3600} h"
     return f"{whole // 86400} d"
+
+
+def _name(answer: dict[str, Any]) -> str:
+    return printable(answer.get("node"), WORD_MOST)
 
 
 def _maps(value: Any) -> list[dict[str, Any]]:
@@ -493,8 +502,15 @@ def _named(name: str, data: bytes) -> dict[str, str]:
         return {f"{name}_base64": base64.b64encode(data).decode()}
 
 
-def _json_bytes(value: Any) -> str:
-    return show(value) if isinstance(value, bytes) else str(value)
+def _plain(value: Any, levels: int = 8) -> Any:
+    """What a server said as JSON can carry it, whatever it is."""
+    if isinstance(value, dict) and levels:
+        return {printable(name): _plain(part, levels - 1) for name, part in value.items()}
+    if isinstance(value, list | tuple) and levels:
+        return [_plain(part, levels - 1) for part in value]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return show(value) if isinstance(value, bytes) else shown(value)
 
 
 def _positive(text: str) -> float:

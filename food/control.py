@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from .codec import BadFrame, pack, unpack
+from .codec import REQUEST_ITEMS_MOST, BadFrame, pack, shown, unpack
 from .core.peers import SCORE_IN_SYNC, Wish
 from .core.replica import Replica
 from .link import Link
@@ -126,7 +126,7 @@ class Control:
             case "status":
                 self._reply(reply, OCF_SUCCESS, "", status=summary(self._replica, now_ms))
             case action:
-                self._reply(reply, OCF_ERR_GENERIC, f"the daemon knows no action {action!r:.40}")
+                self._reply(reply, OCF_ERR_GENERIC, f"the daemon knows no action {shown(action)}")
         return None
 
     def monitor(self, now_ms: int) -> tuple[int, str]:
@@ -177,10 +177,11 @@ class Control:
 
     def _notify(self, found: dict[str, Any]) -> None:
         """A hint, never needed: it is logged, so that the daemon's log tells what the cluster was doing."""
-        what = f"{found.get('type')}-{found.get('operation')}"
-        nodes = found.get(str(found.get("operation")))
-        if isinstance(nodes, list) and nodes:
-            self._log("debug", f"notify: {what} of {', '.join(map(str, nodes))}")
+        match found:
+            case {"type": str(kind), "operation": str(operation)}:
+                nodes = found.get(operation)
+                if isinstance(nodes, list) and nodes and all(type(node) is str for node in nodes):
+                    self._log("debug", f"notify: {kind:.20}-{operation:.20} of {', '.join(nodes):.400}")
 
     @staticmethod
     def _reply(reply: Callable[[bytes], None], code: int, reason: str, **more: Any) -> None:
@@ -269,7 +270,7 @@ class Control:
 
 def _read(frame: bytes) -> tuple[dict[str, Any], int]:
     """A request and its timeout_ms. Raises BadFrame."""
-    found = unpack(frame, CONTROL_FRAME_MOST_BYTES)
+    found = unpack(frame, CONTROL_FRAME_MOST_BYTES, REQUEST_ITEMS_MOST)
     if not isinstance(found, dict) or found.get("v") != VERSION:
         raise BadFrame(f"a request is a map with v: {VERSION}; agent and daemon are of different versions")
     timeout_ms = found.get("timeout_ms")

@@ -27,7 +27,7 @@ import msgpack
 import zmq
 
 from food import driver
-from food.codec import FRAME_MOST_BYTES, BadFrame, pack, unpack
+from food.codec import FRAME_MOST_BYTES, REQUEST_ITEMS_MOST, BadFrame, pack, unpack
 from food.control import Control
 from food.core.local import Local
 from food.core.members import parse
@@ -230,7 +230,7 @@ class Daemon:
     def _client_request(self, door: zmq.Socket[bytes], frames: list[bytes], now_ms: int) -> None:
         route, request_id = frames[:-1], 0
         try:
-            match unpack(frames[-1], FRAME_MOST_BYTES):
+            match unpack(frames[-1], FRAME_MOST_BYTES, REQUEST_ITEMS_MOST):
                 case [int(number), kind, body]:
                     request_id = number
                 case _:

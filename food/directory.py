@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .codec import pack
+from .settings import SOCKET_PATH_LIMIT_BYTES, is_numeric_address
 
 PROBE_EVERY_S = 0.1  # how often everybody is asked while somebody waits
 CLAIM_FRESH_S = 1.0  # claims heard within this time of each other compete by epoch; older ones are history
@@ -22,16 +23,25 @@ PROBE_BIT = 1 << 62  # marks the ids of questions for "who is primary", so that 
 def address(endpoint: str) -> str:
     """ZeroMQ's form of an endpoint `host:port` or `/path/of/client.sock`. Raises ValueError."""
     bare = endpoint.removeprefix("ipc://")
-    if bare.startswith("/"):
+    if bare.startswith("/") and bare.isprintable() and len(bare.encode()) <= SOCKET_PATH_LIMIT_BYTES:
         return f"ipc://{bare}"
     bare = endpoint.removeprefix("tcp://")
-    host, colon, port = bare.rpartition(":")
-    if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+    host, _, port = bare.rpartition(":")
+    if not _is_host(host) or not port.isascii() or not port.isdigit() or not 0 < int(port[:6]) < 65536:
         raise ValueError(
             f"endpoint {endpoint!r}: host:port is expected (the port is the clone's `port` + 2, 10001 if it has "
             "none), or the path of a client.sock"
         )
     return f"tcp://{host}:{port}"
+
+
+def _is_host(host: str) -> bool:
+    """A name or a number that ZeroMQ takes: for what it does not take it raises, at a time when nobody expects it."""
+    bracketed = host.startswith("[") and host.endswith("]")
+    if ":" in host:
+        bare, _, scope = host[1:-1].partition("%")
+        return bracketed and is_numeric_address(bare) and scope.isascii() and (scope.isalnum() or not scope)
+    return host.isascii() and host[:1].isalnum() and all(c.isalnum() or c in "-._" for c in host)
 
 
 class Claim(NamedTuple):
@@ -98,7 +108,8 @@ class Directory:
         self.failed.pop(endpoint, None)
         role, primary = info.get("role"), info.get("primary")
         node = info.get("node")
-        self._seen[endpoint] = Seen(now, f"{node} is {role}" if isinstance(node, str) else "answers, unnamed")
+        named = isinstance(node, str) and isinstance(role, str)
+        self._seen[endpoint] = Seen(now, f"{node:.60} is {role:.20}" if named else "answers, unnamed")
         if role == "primary":
             match info.get("epoch"):
                 case [int(number), *_]:

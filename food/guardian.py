@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from food import __version__, keys, locks, pacemaker, settings, watch
 from food.children import Owner, Tool, describe, environment, python_command, start_daemon
-from food.journal import LOG_DIRECTORY, Journal, log_file, sockets
+from food.journal import LOG_DIRECTORY, Journal, log_file, plain, sockets
 
 EXIT_OK = 0
 EXIT_GENERIC = 1
@@ -304,7 +304,7 @@ class Guardian:
                 return
             try:
                 self.take_packet(packet, now)
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 self.say("error", f"a packet of the daemon's is not understood ({error!r}): {packet[:200]!r}")
 
     def take_packet(self, packet: bytes, now: float) -> None:
@@ -329,20 +329,23 @@ class Guardian:
         why = str(message.get("why", ""))
         if "score" in message:
             score = message["score"]
-            if score is not None and not isinstance(score, int):
-                raise ValueError("score is not a number")
+            if score is not None and not (isinstance(score, int) and abs(score) <= pacemaker.INFINITY):
+                raise ValueError("score is not a number that Pacemaker knows")
             self.watch.order_score(order, score, why, bool(message.get("unless_alone")), now)
         elif "attributes" in message:
             attributes = message["attributes"]
             if not isinstance(attributes, dict):
                 raise ValueError("attributes is not a map")
-            texts = {str(name): None if text is None else str(text) for name, text in attributes.items()}
+            texts = {plain(name): None if text is None else plain(str(text)) for name, text in attributes.items()}
+            if not all(name.startswith((f"{self.identity}-", f"{self.resource}-")) for name in texts):
+                raise ValueError("an attribute's name begins with the resource's")  # the others are not food's to set
             try:
-                self.keep_attribute_names(texts)
+                if len(self.watch.attributes_wanted.keys() | texts.keys()) <= watch.ATTRIBUTES_MOST:
+                    self.keep_attribute_names(texts)
             except OSError as error:  # what is not noted there, a stop would not remove
                 self.watch.answers.append((order, f"{error.filename or 'attributes'}: {error.strerror}"))
             else:
-                self.watch.order_attributes(order, texts, now)
+                self.watch.order_attributes(order, texts, now)  # refuses too many
         elif "fail" in message:
             reason = str(message["fail"])
             self.write_reason(reason)
@@ -681,7 +684,7 @@ class Guardian:
             self.known_attributes = [line for line in lines if line][: watch.ATTRIBUTES_MOST]
         self.watch.attributes_believed = dict.fromkeys(self.known_attributes, watch.UNKNOWN)
 
-    def keep_attribute_names(self, attributes: dict[str, str | None]) -> None:
+    def keep_attribute_names(self, attributes: Mapping[str, str | None]) -> None:
         new = [name for name in attributes if name not in self.known_attributes]
         if not new:
             return

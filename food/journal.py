@@ -82,7 +82,7 @@ class Journal:
         priority = PRIORITIES[level]
         if priority > self.level:
             return
-        line = " ".join((self.prefix + text).split("\n")).encode(errors="replace")[:LINE_LIMIT_BYTES]
+        line = plain((self.prefix + text).replace("\n", " ")).encode()[:LINE_LIMIT_BYTES]
         try:
             if self._socket is not None:
                 self._socket.send(self._datagram(priority, line))
@@ -117,3 +117,8 @@ class Journal:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+def plain(text: str) -> str:
+    """Nothing in it that a terminal would obey, or that cannot be written: others' words are logged, too."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

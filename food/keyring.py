@@ -68,16 +68,19 @@ def ask(context: zmq.Context[zmq.Socket[bytes]], place: str) -> ClientKeys | Non
         if not socket.poll(LOCAL_WAIT_MS):
             raise Unavailable(f"food behind {place} does not answer")
         try:
-            match unpack(socket.recv(), ANSWER_MOST_BYTES):
-                case [1, 0, None]:
-                    return None
-                case [1, 0, {"server": bytes(server), "secret": bytes(secret)}] if (
-                    len(server) == len(secret) == KEY_BYTES
-                ):
-                    return ClientKeys(server, secret)
+            return given(socket.recv())
         except BadFrame:
-            pass
-    raise Unavailable(f"food behind {place} gives no key: is it of another version?")
+            raise Unavailable(f"food behind {place} gives no key: is it of another version?") from None
+
+
+def given(frame: bytes) -> ClientKeys | None:
+    """The answer to the question above. Raises BadFrame."""
+    match unpack(frame, ANSWER_MOST_BYTES):
+        case [1, 0, None]:
+            return None
+        case [1, 0, {"server": bytes(server), "secret": bytes(secret)}] if len(server) == len(secret) == KEY_BYTES:
+            return ClientKeys(server, secret)
+    raise BadFrame("an answer without a key")
 
 
 def explain(event: int, value: int, keyed: bool) -> str:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from .calls import Behind, ListChanged, OutcomeUnknown, Refused, Unavailable
+from .calls import Behind, ListChanged, OutcomeUnknown, Refused, Unavailable, printable
 from .client import Client, Members, Status
 
 WAIT_S = 300.0  # for a new disk to catch up, unless --timeout says otherwise
@@ -142,8 +142,8 @@ def found(client: Client, nodes: Sequence[str], sure: bool, wait_s: float, tell:
 
 def _ways(status: Status) -> dict[str, str]:
     """Where each node answers clients: as asked just now, or as the others say."""
-    ways = {row["node"]: str(row["endpoint"]) for row in _rows(status) if row.get("endpoint")}
-    asked = {str(answer.get("node")): endpoint for endpoint, answer in status.answers.items() if answer}
+    ways = {row["node"]: row["endpoint"] for row in _rows(status) if isinstance(row.get("endpoint"), str)}
+    asked = {printable(answer.get("node")): endpoint for endpoint, answer in status.answers.items() if answer}
     return ways | asked
 
 
@@ -158,7 +158,8 @@ def _named(status: Status) -> set[str]:
 
 def _rows(status: Status) -> Iterator[dict[str, Any]]:
     for answer in filter(None, status.answers.values()):
-        for row in answer.get("members") or []:
+        rows = answer.get("members")
+        for row in rows if isinstance(rows, list) else []:
             match row:
                 case {"node": str(_)}:
                     yield row
@@ -166,7 +167,7 @@ def _rows(status: Status) -> Iterator[dict[str, Any]]:
 
 def _why(answer: dict[str, Any]) -> str:
     own = answer.get("self")
-    return f"{answer.get('node')}: {own.get('why') if isinstance(own, dict) else '?'}"
+    return f"{printable(answer.get('node'))}: {printable(own.get('why')) if isinstance(own, dict) else '?'}"
 
 
 def _wait(why: str, deadline: float, tell: Tell) -> None:

@@ -6,6 +6,7 @@ Pacemaker 2.1.5: crm_master 27 ms, crm_attribute 19, attrd_updater 10, crm_resou
 
 Argv = list[str]
 
+INFINITY = 1_000_000  # the greatest score
 EXIT_OK = 0
 EXIT_NO_SUCH = 105  # CRM_EX_NOSUCH: the attribute is not there, which is an answer and not a failure
 EXIT_NOT_FOUND = 127  # how a tool that is not installed shows itself
@@ -46,9 +47,9 @@ def read_score(status: int, output: str) -> tuple[bool, int | None]:
     if status != EXIT_OK:
         return False, None
     if text in ("INFINITY", "+INFINITY"):
-        return True, 1_000_000
+        return True, INFINITY
     if text == "-INFINITY":
-        return True, -1_000_000
+        return True, -INFINITY
     try:
         return True, int(text)
     except ValueError:

@@ -59,7 +59,7 @@ def whole(low: int, high: int, unit: str = "") -> Callable[[str, object], Value]
         limits = f"a whole number from {low} to {high}{unit and ' ' + unit}"
         value = raw
         if isinstance(raw, str) and raw.strip().isascii() and raw.strip().isdigit():
-            value = int(raw.strip()[:12])
+            value = int(raw.strip().lstrip("0")[:12] or 0)
         if isinstance(value, bool) or not isinstance(value, int):
             raise BadSetting(f"{name} is {raw!r}: must be {limits}")
         if not low <= value <= high:
@@ -228,7 +228,7 @@ def read_config(text: str) -> dict[str, object]:
 
     try:
         found = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # not only TOML's own: a number may be too long, a list too deep
         raise BadSetting(f"the configuration file is not TOML: {error}") from None
     allowed = [parameter.name for parameter in PARAMETERS if parameter.where == "both"]
     for name in found:

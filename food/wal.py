@@ -13,6 +13,7 @@ from pathlib import Path
 _HEADER = struct.Struct(">8I")
 _FRAME = struct.Struct(">6I")  # page number, pages after a commit (else 0), two salts, two sums
 _MAGIC = (0x377F0682, 0x377F0683)
+_PAGES = [1 << power for power in range(9, 17)]  # their sizes: 512 to 65536 bytes
 
 
 def damage(path: Path) -> int | None:
@@ -35,7 +36,8 @@ class _Wal:
         self._order = ">" if magic == _MAGIC[1] else "<"
         self._first_sum = (sum1, sum2)
         # Synced before the first frame is written, in one sector: a bad one is no torn one.
-        self._header_good = magic in _MAGIC and self._sum(0, 24, (0, 0)) == self._first_sum
+        whole = magic in _MAGIC and page in _PAGES
+        self._header_good = whole and self._sum(0, 24, (0, 0)) == self._first_sum
         self._frame_size = page + _FRAME.size
 
     def damage(self) -> int | None:

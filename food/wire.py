@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from .codec import BadFrame, pack, unpack
+from .codec import BadFrame, pack, shown, unpack
 from .core.entries import unpack_members
 from .core.message import (
     NO_EPOCH,
@@ -34,13 +34,14 @@ from .core.message import (
     Seal,
     Sealed,
 )
+from .core.packed import is_whole
 
 VERSION = 1
-NUMBER_MOST = 2**63 - 1  # SQLite's
 _KINDS = {int(kind): kind for kind in Kind}  # looked up: calling an enum costs as much as all the rest of an entry
 HASH_MOST = 2**64 - 1
 MARKS_MOST = 64
 PEER_FRAME_MOST_BYTES = 8 * 1024 * 1024
+PEER_ITEMS_MOST = 36 * 1024  # more than the entries of one Append (food/core/leading.py)
 
 
 class Envelope(NamedTuple):
@@ -59,7 +60,7 @@ def encode(cluster: str, sender: Member, message: Message) -> bytes:
 
 def decode(frame: bytes) -> Envelope:
     """Raises BadFrame, saying what is wrong with it."""
-    match unpack(frame, PEER_FRAME_MOST_BYTES):
+    match unpack(frame, PEER_FRAME_MOST_BYTES, PEER_ITEMS_MOST):
         case [int(version), *_] if version != VERSION:
             raise BadFrame(f"protocol version {version}, this node speaks {VERSION}: update the older one")
         case [_, str(cluster), str(node), str(store), int(code), *fields] if code in _READERS:
@@ -93,26 +94,26 @@ def unpack_runs(prev: int, runs: Any) -> tuple[Entry, ...]:
 
 
 def _whole(value: Any) -> int:
-    if type(value) is not int or value < 0 or value > NUMBER_MOST:
-        raise ValueError(f"{value!r:.40} where a whole number belongs")
+    if not is_whole(value):
+        raise ValueError(f"{shown(value)} where a whole number belongs")
     return value
 
 
 def _text(value: Any) -> str:
     if type(value) is not str:
-        raise ValueError(f"{value!r:.40} where text belongs")
+        raise ValueError(f"{shown(value)} where text belongs")
     return value
 
 
 def _truth(value: Any) -> bool:
     if type(value) is not bool:
-        raise ValueError(f"{value!r:.40} where true or false belongs")
+        raise ValueError(f"{shown(value)} where true or false belongs")
     return value
 
 
 def _bytes(value: Any) -> bytes:
     if type(value) is not bytes:
-        raise ValueError(f"{value!r:.40} where bytes belong")
+        raise ValueError(f"{shown(value)} where bytes belong")
     return value
 
 
@@ -145,7 +146,7 @@ def _marks(value: Any) -> tuple[tuple[int, int], ...]:
 
 def _hash(value: Any) -> int:
     if type(value) is not int or not 0 <= value <= HASH_MOST:
-        raise ValueError(f"{value!r:.40} where a hash belongs")
+        raise ValueError(f"{shown(value)} where a hash belongs")
     return value
 
 

@@ -150,7 +150,11 @@ FRAMES = (
     Frame("a key twice", b"\x82\xa1a\x01\xa1a\x02", "bad_request", "a map has a key twice among its 2"),
     Frame("an extension type", b"\xd4\x05\x00", "bad_request", "is not what food speaks"),
     Frame("an array of four thousand million", b"\xdd\xff\xff\xff\xff", "bad_request", "is not what food speaks"),
-    Frame("two million nils", b"\xdd\x00\x1f\xff\x00" + b"\xc0" * 0x1FFF00, "bad_request", SHAPE),
+    Frame("two million nils", b"\xdd\x00\x1f\xff\x00" + b"\xc0" * 0x1FFF00, "bad_request", "exceeds max_array_len"),
+    Frame(
+        "a thousand arrays that announce much", b"\xdd\x00\x1f\xff\x00" * 1000, "bad_request", "exceeds max_array_len"
+    ),
+    Frame("as deep as msgpack reads", b"\x93\x07\xa1w" + b"\x91" * 1000 + b"\xc0", "bad_request", KINDS),
     Frame("a map", pack({"id": 7}), "bad_request", SHAPE),
     Frame("a number that is text", pack(["7", "i", None]), "bad_request", SHAPE),
     Frame("an unknown kind", pack([7, "x", None]), "bad_request", KINDS),
@@ -219,6 +223,12 @@ CONTROL = (
     Frame("another version", pack({"v": 2, "action": "monitor", "timeout_ms": 5}), 1, "of different versions"),
     Frame("no timeout", pack({"v": 1, "action": "monitor"}), 1, "timeout_ms must be a whole number from 1 to"),
     Frame("an unknown action", pack({"v": 1, "action": "dance", "timeout_ms": 5}), 1, "knows no action 'dance'"),
+    Frame(
+        "an action as deep as msgpack reads",
+        b"\x83\xa1v\x01\xaatimeout_ms\x05\xa6action" + b"\x91" * 1_015 + b"\xc0",
+        1,
+        "knows no action [[[...]]]",
+    ),
     Frame("too long", bytes(9_000), 1, "frame of 9000 bytes, the limit is 8192"),
     Frame(
         "settings of another shape",
@@ -250,6 +260,9 @@ def nested(levels: int) -> bytes:
     return b"\x91" * levels + b"\xc0"
 
 
+FIELD = b"\x98" + from_peer(8, [1, "s"])[1:]  # the next one follows, and another
+
+
 PEERS = (
     Frame("random bytes", NOISE, None, "from a peer: frame of 4096 bytes is not what food speaks"),
     Frame("nothing", b"", None, "from a peer: frame of 0 bytes is not what food speaks"),
@@ -258,6 +271,7 @@ PEERS = (
     Frame("another version", from_peer(1, version=9), None, "protocol version 9, this node speaks 1: update"),
     Frame("an unknown message", from_peer(99), None, "from a peer: not a message between food's daemons"),
     Frame("a field too few", from_peer(8, [1, "s"], 3), None, "from a peer: message 8 of 'n9'"),
+    Frame("a field as deep as msgpack reads", FIELD + nested(1_015) + b"\0", None, "message 8 of 'n9': [[[...]]] where"),
     Frame("a number below nothing", from_peer(9, [1, "s"], -1), None, "-1 where a whole number belongs"),
     Frame(
         "another cluster",

@@ -141,9 +141,21 @@ def test_status_names_an_old_primary(foodctl: Foodctl, cluster: StandIn) -> None
 
 @pytest.mark.parametrize(
     "answer",
-    [{}, {"members": 7}, {"members": [7, {}]}, {"node": 7, "epoch": "x", "last": [], "role": None, "cluster": 1}],
+    [
+        {},
+        {"members": 7},
+        {"members": [7, {}]},
+        {"node": 7, "epoch": "x", "last": [], "role": None, "cluster": 1},
+        {"epoch": True, "last": [0, True]},
+        {"members": [{"node": "n", "since_s": since_s} for since_s in (float("nan"), float("inf"), -(2**63))]},
+        {"self": {"refused": {"a": 1, b"b": None}, "no_space": b"x", "store": [1]}},
+        {"node": "\x1b[31m", "role": "\n", "members": [{"node": "\0", "lag": "\r", "score": "\x7f"}]},
+    ],
 )
 def test_status_survives_any_answer(answer: dict[str, Any]) -> None:
+    shown = cli.describe(Status("a:1", {"a:1": answer, "b:1": {"role": "primary", **answer}}))
+    assert all(c.isprintable() or c == "\n" for c in shown)
+    assert json.loads(json.dumps(cli._plain({"a:1": answer})))
     assert cli.describe(Status(None, {"a:1": answer, "b:1": None}))
     assert cli.describe(Status("a:1", {"a:1": answer, "b:1": {"role": "primary"}}))
 

@@ -20,6 +20,7 @@ from food.calls import (
     ProtocolError,
     TooLarge,
     Unavailable,
+    printable,
 )
 from food.client import Client, Item, Row, default_endpoints
 from food.directory import CLAIM_FRESH_S, LEARNED_MOST, Directory, address
@@ -363,6 +364,8 @@ def test_unix_sockets(tmp_path: Path) -> None:
         ("n1:10001", "tcp://n1:10001"),
         ("tcp://10.0.0.1:1", "tcp://10.0.0.1:1"),
         ("[::1]:65535", "tcp://[::1]:65535"),
+        ("[fe80::1%eth0]:1", "tcp://[fe80::1%eth0]:1"),
+        ("a-b_c.d:1", "tcp://a-b_c.d:1"),
         ("/run/food/food/client.sock", "ipc:///run/food/food/client.sock"),
         ("ipc:///x", "ipc:///x"),
     ],
@@ -371,7 +374,17 @@ def test_forms_of_endpoints(endpoint: str, expected: str) -> None:
     assert address(endpoint) == expected
 
 
-@pytest.mark.parametrize("endpoint", ["", "n1", "n1:", ":1", "n1:0", "n1:65536", "n1:x", "n1:²", "run/food"])
+NO_HOSTS = ("a b", "*", "-a", "ä", "_", "a\0b", "[x]", "[::1", "[]", "::1", "[::1% x]", "a:b", "\udcff")
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        *("", "n1", "n1:", ":1", "n1:0", "n1:65536", "n1:x", "n1:²", "run/food", "n1:" + "9" * 5_000),
+        *("/" + "x" * 107, "/a\0b", "/\udcff", *(f"{host}:1" for host in NO_HOSTS)),
+    ],
+    ids=lambda endpoint: ascii(endpoint)[:20],
+)
 def test_bad_endpoints_are_refused_in_words(endpoint: str) -> None:
     with pytest.raises(ValueError, match="host:port is expected"):
         Client([endpoint])
@@ -437,6 +450,20 @@ def test_two_nodes_that_name_each_other_are_not_asked_without_end() -> None:
         directory.on_refused(asked, "b:1" if asked == "a:1" else "a:1", "not I", now)
         turns += directory.version - version
     assert turns < 60
+
+
+def test_what_a_server_says_is_short_and_plain() -> None:
+    directory = Directory(["a:1", "b:1"])
+    deep: list[object] = []
+    for _ in range(2_000):
+        deep = [deep]
+    directory.on_info("a:1", {"role": deep, "node": "n" * 10_000, "primary": {"endpoint": "*:1", "node": deep}}, 0.0)
+    directory.on_info("b:1", {"role": "r" * 10_000, "node": "n" * 10_000}, 0.0)
+    assert not directory.learned
+    assert len(directory.describe(0.0)) < 200
+    assert printable({"text": deep}) == "{'text': [[...]]}"
+    assert printable("red \x1b[31m\nline") == "red \\x1b[31m\\nline"
+    assert len(printable("x" * 10_000)) == 498
 
 
 def test_hints_are_bounded_and_checked() -> None:

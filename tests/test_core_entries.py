@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgpack
 import pytest
 
 from food.core.entries import ENTRY_BYTES, Log, pack_members, unpack_members
@@ -178,8 +179,18 @@ def test_a_snapshot_beyond_the_log() -> None:
 
 def test_member_lists_survive_packing() -> None:
     assert unpack_members(pack_members(FIRST)) == FIRST
-    with pytest.raises(ValueError, match="not a member list"):
-        unpack_members(b"\x93\x01\x02\x03")
+    for data in (b"\x93\x01\x02\x03", b"\x01", msgpack.packb([-1, "c", []]), msgpack.packb([True, "c", []])):
+        with pytest.raises(ValueError, match="not a member list"):
+            unpack_members(data)
+    for member in (["n1"], ["n1", 1], "ab", 7, {"n1": "a", "n2": "b"}):
+        with pytest.raises(ValueError, match="a member is"):
+            unpack_members(msgpack.packb([1, "c", [member]]))
+
+
+@pytest.mark.parametrize("data", [b"", b"\xc1", b"\x91" * 1_015 + b"\xc0", b"\x91" * 5_000, b"\xdd\x00\x01\x00\x00"])
+def test_what_is_no_msgpack_is_refused_in_words(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"\w{5}"):
+        unpack_members(data)
 
 
 def test_names_of_stores() -> None:

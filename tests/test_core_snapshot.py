@@ -133,7 +133,12 @@ def test_items_out_of_order_are_refused() -> None:
         assembly.add(chunks[2]._replace(number=3))
 
 
-@pytest.mark.parametrize("item", [[1, 2], [b"k", b"v"], "text", [b"k", "v", 1], [1, b"s", 3]])
+# The last ones are numbers that the store could not keep.
+NO_ITEMS = [[1, 2], [b"k", b"v"], "text", [b"k", "v", 1], [1, b"s", 3]]
+NO_ITEMS += [[b"k", b"v", 2**63], [b"k", b"v", -1], [-1, b"s"], [2**63, b"s"]]
+
+
+@pytest.mark.parametrize("item", NO_ITEMS)
 def test_an_item_that_is_none_is_refused(item: object) -> None:
     header = pieces(source_of(State()))[0].data
     assembly = Assembly("donor", AT, header)
@@ -145,3 +150,34 @@ def test_pieces_of_another_snapshot_are_a_bug() -> None:
     assembly = Assembly("donor", AT, pieces(source_of(State()))[0].data)
     with pytest.raises(AssertionError, match="never mix"):
         assembly.add(Chunk(EPOCH, Position(EPOCH, 13), 1, True, b""))
+
+
+@pytest.mark.parametrize("data", [b"\xc1", b"\x91" * 1_015 + b"\xc0", b"\x91" * 5_000, b"\xdd\x00\x00\xff\xff"])
+def test_a_piece_that_is_no_msgpack_is_refused_in_words(data: bytes) -> None:
+    assembly = Assembly("donor", AT, pieces(source_of(State()))[0].data)
+    with pytest.raises(ValueError, match=r"\w{5}"):
+        assembly.add(Chunk(EPOCH, AT, 1, True, data))
+    with pytest.raises(ValueError, match=r"\w{5}"):
+        Assembly("donor", AT, data)
+
+
+@pytest.mark.parametrize("number", [-1, 2**63, True, 1.0])
+@pytest.mark.parametrize("field", [1, 3, 4])
+def test_a_header_counts_as_the_store_does(field: int, number: object) -> None:
+    header = msgpack.unpackb(pieces(source_of(State()))[0].data)
+    header[field] = number
+    with pytest.raises(ValueError, match="not a header"):
+        Assembly("donor", AT, msgpack.packb(header))
+
+
+NO_SESSIONS = [7, [1], [1, 2, 3], [-1, 0, []], [0, 0, [[1, 0]]], [0, 0, [[1, "code", {}]]], [0, 0, [[1, 0, b"x"]]]]
+NO_SESSIONS += [[0, 0, [[1, "code", {"text": "t", "more": [1]}]]], [0, 0, [["1", 0, 0]]], [2**63, 0, []]]
+
+
+@pytest.mark.parametrize("session", NO_SESSIONS)
+def test_a_session_that_is_none_becomes_no_state(session: object) -> None:
+    header = [*msgpack.unpackb(pieces(source_of(State()))[0].data)[:3], 1, 0]
+    assembly = Assembly("donor", AT, msgpack.packb(header))
+    assembly.add(Chunk(EPOCH, AT, 1, True, msgpack.packb([7, msgpack.packb(session)])))
+    with pytest.raises(ValueError, match="not a session"):
+        assembly.finish()

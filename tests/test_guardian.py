@@ -352,9 +352,15 @@ def test_wrong_packets_are_survived(guarded: Guarded) -> None:
     guarded.up()
     guarded.say({"order": "x", "score": 1}, {"order": 3}, {"order": 4, "attributes": 5}, {"order": 5, "score": "a"})
     with (guarded.run_dir / "say").open("a") as file:
-        file.write("not json\n[]\n7\n")
+        file.write("not json\n[]\n7\n" + "[" * 60_000 + "\n")
+    guarded.say({"order": 7, "score": 10**4_000}, {"order": 8, "attributes": {"maintenance": "true", "food-x": "1"}})
+    guarded.say({"order": 9, "attributes": {f"food-{n}": "x" for n in range(65)}})
+    guarded.say({"order": 10, "attributes": {"food-state": "in \0 sync \ud800"}})
     guarded.say({"order": 6, "score": 10, "why": "test"})
     eventually("next order", lambda: guarded.tools.score == "10")
+    eventually("attribute", lambda: guarded.tools.calls("attrd_updater", r"in \x00 sync \ud800"))
+    assert guarded.tools.calls("attrd_updater") == guarded.tools.calls("food-state"), "not food's to set, or too many"
+    assert (guarded.run_dir / "attributes").read_text() == "food-state"
 
 
 def test_a_second_guardian_is_refused(guarded: Guarded, tmp_path: Path) -> None:

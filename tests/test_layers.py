@@ -29,6 +29,7 @@ CORE_MAY_IMPORT = {
 # The core from the bottom up: a file imports only those in front of it.
 CORE_ORDER = (
     "message",
+    "packed",
     "quorum",
     "entries",
     "state",

@@ -70,7 +70,17 @@ def test_a_file_takes_the_types_of_toml() -> None:
         settle(settings.read_config("port = true\n"))
 
 
-@pytest.mark.parametrize("text", ["prot = 1", 'id = "food"', "port = ", "[a]\nport = 1"])
+def test_zeros_in_front_change_nothing_and_cut_nothing_off() -> None:
+    assert settle({}, port="000000000000009999")["port"] == 9999
+    with pytest.raises(BadSetting, match="port"):
+        settle({}, port="0000000099990")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["prot = 1", 'id = "food"', "port = ", "[a]\nport = 1", "port = " + "9" * 5_000, "port = " + "[" * 20_000],
+    ids=lambda text: text[:20],
+)
 def test_a_file_with_other_names_or_no_toml_is_refused(text: str) -> None:
     with pytest.raises(BadSetting, match="configuration file"):
         settings.read_config(text)

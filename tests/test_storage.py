@@ -498,6 +498,20 @@ def test_a_damaged_header_in_front_of_frames_is_corruption(tmp_path: Path, at: i
     assert "damaged at byte 0" in corrupt(tmp_path)
 
 
+@pytest.mark.parametrize("page", [0, 1, 100, 740, 4097, 2**31])
+def test_a_log_of_pages_that_no_database_has_is_corruption(tmp_path: Path, page: int) -> None:
+    """Though its header's sum fits."""
+    saved(tmp_path, applied(3)[1])
+    words = [0x377F0682, 3007000, page, 0, 7, 9]
+    first = second = 0
+    for one, other in zip(words[::2], words[1::2], strict=True):
+        first = (first + int.from_bytes(one.to_bytes(4, "big"), "little") + second) % 2**32
+        second = (second + int.from_bytes(other.to_bytes(4, "big"), "little") + first) % 2**32
+    header = b"".join(word.to_bytes(4, "big") for word in (*words, first, second))
+    (tmp_path / "food.db-wal").write_bytes(header + bytes(1_000))
+    assert "damaged at byte 0" in corrupt(tmp_path)
+
+
 @pytest.mark.parametrize("size", [0, 31, 32])
 def test_a_log_without_frames_is_none(tmp_path: Path, size: int) -> None:
     saved(tmp_path, applied(3)[1])

@@ -33,7 +33,8 @@ from food.core.message import (
     Seal,
     Sealed,
 )
-from food.wire import NUMBER_MOST, VERSION, decode, encode, pack_runs, unpack_runs
+from food.core.packed import NUMBER_MOST
+from food.wire import VERSION, decode, encode, pack_runs, unpack_runs
 
 ME = Member("n1", "store1")
 E1, E2, E3 = Epoch(1, "a"), Epoch(2, "b"), Epoch(3, "store1")
@@ -103,6 +104,11 @@ REFUSED = {
     "too many fields": (frame(E1, 1, 2, 3, code=8), "message 8 of 'n1'"),
     "a negative index": (frame(E1, -1, 0, code=8), "-1 where a whole number belongs"),
     "true for one": (frame(E1, True, 0, code=8), "True where a whole number belongs"),
+    "a list a thousand deep": (frame(E1, 1, code=8)[:-1] + b"\x91" * 1_015 + b"\xc0", "a whole number belongs"),
+    "a member list of numbers": (
+        frame(E1, [E1, 0], [[E1, [[2, pack([1, "c", [[1, 2]]])]]]], 0),
+        "a member is [node, store]",
+    ),
     "a fraction": (frame(E1, 1.0, 0, code=8), "1.0 where a whole number belongs"),
     "beyond what the store holds": (frame(E1, 2**63, 0, code=8), "where a whole number belongs"),
     "an epoch without candidate": (frame([1], 1, 0, code=8), "message 8"),

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
+from typing import Any
 
 import msgpack
 
 from .message import START, Entry, Kind, Member, MemberList, Position
+from .packed import is_whole, unpacked
 
+MEMBERS_MOST = 1_000  # what is read; Corosync names far fewer
 ENTRY_BYTES = 160  # of memory that an entry takes beside its data
 
 
@@ -24,11 +27,17 @@ def pack_members(members: MemberList) -> bytes:
 
 def unpack_members(data: bytes) -> MemberList:
     """Raises ValueError when `data` is not a member list."""
-    match msgpack.unpackb(data):
-        case [int(number), str(cluster), [*members]]:
-            return MemberList(number, cluster, tuple(Member(str(node), str(store)) for node, store in members))
-        case other:
-            raise ValueError(f"not a member list: {other!r}")
+    match unpacked(data, MEMBERS_MOST):
+        case [number, str(cluster), [*members]] if is_whole(number):
+            return MemberList(number, cluster, tuple(map(_member, members)))
+    raise ValueError("not a member list")
+
+
+def _member(value: Any) -> Member:
+    match value:
+        case [str(node), str(store)]:
+            return Member(node, store)
+    raise ValueError("not a member list: a member is [node, store]")
 
 
 class Log:

@@ -61,7 +61,7 @@ class Fetcher:
                     return chunk.at
             else:
                 return None  # a piece of another snapshot, or one that came twice
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             local.event(f"snapshot from {self.source.node} refused, asking again: {error}")
             self._assembly = None
             return None

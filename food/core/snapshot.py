@@ -6,15 +6,18 @@ the order of View.items. A snapshot is named by the position it ends at and its 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import msgpack
 
 from .entries import pack_members, unpack_members
 from .message import Chunk, Epoch, MemberList, Position
+from .packed import is_whole, unpacked
 from .state import Draft, State, View
 
 CHUNK_MOST_BYTES = 256 * 1024
+ITEM_PARTS_MOST = 8
 ITEM_BYTES = 100  # what an item costs beside its bytes, in the time of so many
 
 
@@ -89,17 +92,19 @@ class Source:
 class Assembly:
     """A snapshot being received from `donor`, to be put aside a piece at a time and to become a state at the end.
 
-    Raises ValueError or TypeError when a piece is not what it should be.
+    Raises ValueError when a piece is not what it should be.
     """
 
     def __init__(self, donor: str, at: Position, header: bytes):
         self.donor, self.at = donor, at
         self.next = 1
-        match msgpack.unpackb(header):
-            case [bytes(members), int(revision), int(state_hash), int(sessions), int(keys)]:
+        match unpacked(header, ITEM_PARTS_MOST):
+            case [bytes(members), revision, int(state_hash), sessions, keys] if all(
+                map(is_whole, (revision, sessions, keys))
+            ):
                 self.snapshot = Snapshot(at, unpack_members(members), revision, state_hash, sessions, keys)
-            case other:
-                raise ValueError(f"not a header of a snapshot: {other!r:.100}")
+            case _:
+                raise ValueError("not a header of a snapshot")
         self._draft = Draft()
         self._last = b""
 
@@ -116,19 +121,17 @@ class Assembly:
         assert chunk.number == self.next and chunk.at == self.at, "pieces of different snapshots never mix"
         self.next += 1
         piece = Piece(self.at, chunk.number, [], [])
-        unpacker = msgpack.Unpacker(max_buffer_size=len(chunk.data) + 1)
-        unpacker.feed(chunk.data)
-        for item in unpacker:
+        for item in _items(chunk.data):
             match item:
-                case [bytes(key), bytes(value), int(revision)] if key > self._last:
+                case [bytes(key), bytes(value), revision] if key > self._last and is_whole(revision):
                     self._last = key
                     self._draft.add(key, value, revision)
                     piece.rows.append((key, value, revision))
-                case [int(number), bytes(packed)] if number not in self._draft.sessions:
+                case [number, bytes(packed)] if is_whole(number) and number not in self._draft.sessions:
                     self._draft.sessions[number] = packed
                     piece.sessions.append((number, packed))
-                case other:
-                    raise ValueError(f"not the next item of a snapshot: {other!r:.100}")
+                case _:
+                    raise ValueError("not the next item of a snapshot")
         return piece
 
     def finish(self) -> State:
@@ -142,3 +145,14 @@ class Assembly:
         state = State()
         state.restore(self.at.index, snapshot.revision, snapshot.hash, draft)
         return state
+
+
+def _items(data: bytes) -> Iterator[Any]:
+    """Raises ValueError. A torn one at the end is left out: the number that was announced tells."""
+    limits = dict.fromkeys(("max_array_len", "max_map_len"), ITEM_PARTS_MOST)
+    unpacker = msgpack.Unpacker(max_buffer_size=len(data) + 1, max_ext_len=0, **limits)
+    unpacker.feed(data)
+    try:
+        yield from unpacker
+    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
+        raise ValueError(str(error) or type(error).__name__) from None

@@ -18,11 +18,14 @@ from typing import Any, NamedTuple
 import msgpack
 from sortedcontainers import SortedList
 
+from .packed import is_whole, unpacked
+
 KEY_MOST_BYTES = 1024
 VALUE_MOST_BYTES = 1024 * 1024
 SESSIONS_MOST = 10_000
 SESSION_RESULTS_MOST = 256
 RANGE_MOST = 10_000
+COMMAND_PARTS_MOST = 16
 RANGE_MOST_BYTES = 1024 * 1024
 
 
@@ -61,8 +64,22 @@ class Session:
 
     @classmethod
     def unpack(cls, data: bytes) -> Session:
-        seq, used, rows = msgpack.unpackb(data)
-        return cls(seq, used, {number: Result(status, value) for number, status, value in rows})
+        """Raises ValueError."""
+        match unpacked(data, SESSION_RESULTS_MOST):
+            case [seq, used, [*rows]] if is_whole(seq) and is_whole(used):
+                return cls(seq, used, dict(map(_result, rows)))
+        raise ValueError("not a session")
+
+
+def _result(row: Any) -> tuple[int, Result]:
+    """One of a session's: what `State.apply` gives."""
+    match row:
+        case [number, 0, None | int() as value] if is_whole(number):
+            return number, Result(0, value)
+        case [number, str(status), {"text": str()} as fields] if is_whole(number):
+            if all(type(name) is str and type(value) in (str, int) for name, value in fields.items()):
+                return number, Result(status, fields)
+    raise ValueError("not a session: a result is [seq, status, value]")
 
 
 class Changes(NamedTuple):
@@ -157,8 +174,8 @@ _OPS: dict[str, list[type]] = {
 def decode(command: bytes) -> tuple[int, int, int, str, list[Any]]:
     """Splits a command into session, seq, done, op, args. Raises BadCommand, saying what is wrong."""
     try:
-        parts = msgpack.unpackb(command, raw=False, strict_map_key=True)
-    except (ValueError, msgpack.UnpackException) as error:
+        parts = unpacked(command, COMMAND_PARTS_MOST)
+    except ValueError as error:
         raise BadCommand("bad_request", f"the command is not msgpack: {error}") from None
     match parts:
         case [int(session), int(seq), int(done), str(op), *args] if op in _OPS:
