@@ -271,7 +271,9 @@ PEERS = (
     Frame("another version", from_peer(1, version=9), None, "protocol version 9, this node speaks 1: update"),
     Frame("an unknown message", from_peer(99), None, "from a peer: not a message between food's daemons"),
     Frame("a field too few", from_peer(8, [1, "s"], 3), None, "from a peer: message 8 of 'n9'"),
-    Frame("a field as deep as msgpack reads", FIELD + nested(1_015) + b"\0", None, "message 8 of 'n9': [[[...]]] where"),
+    Frame(
+        "a field as deep as msgpack reads", FIELD + nested(1_015) + b"\0", None, "message 8 of 'n9': [[[...]]] where"
+    ),
     Frame("a number below nothing", from_peer(9, [1, "s"], -1), None, "-1 where a whole number belongs"),
     Frame(
         "another cluster",
