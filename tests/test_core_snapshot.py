@@ -8,7 +8,7 @@ import pytest
 from food.core import snapshot as snapshot_module
 from food.core.message import Chunk, Epoch, Member, MemberList, Position
 from food.core.snapshot import Assembly, Snapshot, Source
-from food.core.state import Draft, State
+from food.core.state import Draft, Session, State
 
 EPOCH = Epoch(3, "a")
 AT = Position(EPOCH, 12)
@@ -181,3 +181,13 @@ def test_a_session_that_is_none_becomes_no_state(session: object) -> None:
     assembly.add(Chunk(EPOCH, AT, 1, True, msgpack.packb([7, msgpack.packb(session)])))
     with pytest.raises(ValueError, match="not a session"):
         assembly.finish()
+
+
+def test_a_session_survives_with_every_kind_of_result() -> None:
+    state = State()
+    for index, body in enumerate(([0, 0, 0, "open"], [1, 1, 0, "put", b"k", b"v"], [1, 2, 0, "cas", b"k", 9, b""]), 1):
+        state.apply(index, msgpack.packb(body))
+    state.apply(4, msgpack.packb([1, 3, 0, "close", 7]))
+    session = state.sessions[1]
+    assert [result.status for result in session.results.values()] == [0, "compare", 0]
+    assert Session.unpack(session.pack()) == session

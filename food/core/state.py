@@ -76,10 +76,13 @@ def _result(row: Any) -> tuple[int, Result]:
     match row:
         case [number, 0, None | int() as value] if is_whole(number):
             return number, Result(0, value)
-        case [number, str(status), {"text": str()} as fields] if is_whole(number):
-            if all(type(name) is str and type(value) in (str, int) for name, value in fields.items()):
-                return number, Result(status, fields)
+        case [number, str(status), {"text": str()} as fields] if is_whole(number) and _is_flat(fields):
+            return number, Result(status, fields)
     raise ValueError("not a session: a result is [seq, status, value]")
+
+
+def _is_flat(fields: dict[Any, Any]) -> bool:
+    return all(type(name) is str and type(value) in (str, int) for name, value in fields.items())
 
 
 class Changes(NamedTuple):
