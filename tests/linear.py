@@ -2,7 +2,8 @@
 """Whether clients saw one store that does one thing at a time: checks histories, and knows nothing of food's code.
 
     tests/linear.py FILE…        JSON lines, one operation a line; FILE.msgpack: the same as a stream of arrays;
-                                 or what tests/load.py wrote. Exit codes: 0 linearizable, 1 not, 2 unreadable
+                                 or what tests/load.py wrote, once it has ended: a write under way is in no file.
+                                 Exit codes: 0 linearizable, 1 not, 2 unreadable
 
 An operation is a plain tuple (client, op, key, argument, result, invoked_at, returned_at), in any order, times of one
 clock. A result of None means that the outcome is unknown: a write may take effect at any later time, or never.

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import msgpack
 import pytest
 from sim.defects import DEFECTS
 from sim.invariants import Violation
 from sim.limits import limited
+from sim.node import Request
 from sim.stage import Stage, founded
 
-from food.core.message import Ack, Answer, Append, Ask, Fetch, FetchChunk, Heartbeat, Range, Refused, Seal, Sealed
+from food.core.message import (
+    Ack,
+    Answer,
+    Append,
+    Ask,
+    Chunk,
+    Epoch,
+    Fetch,
+    FetchChunk,
+    Heartbeat,
+    Range,
+    Refused,
+    Seal,
+    Sealed,
+)
 
 
 def heartbeat_over_an_old_tail() -> None:
@@ -332,6 +349,283 @@ def two_foundings() -> None:
     assert stage.answer_to(b"a") != 0
 
 
+def log_of_a_newer_epoch_is_better() -> None:
+    """The best log is the one whose last entry has the greatest epoch, however long another one is."""
+    stage = founded(3)
+    for value in (b"old 2", b"old 3", b"old 4"):
+        stage.propose("n1", value)
+    stage.drop()
+    stage.node("n1").crash()
+    stage.promote("n2", "n2", "n3")
+    stage.propose("n2", b"new 3")
+    stage.flow("n2", "n3")
+    assert stage.answer_to(b"new 3") == 0
+    stage.node("n2").crash()
+    stage.start("n1")
+    stage.promote("n1", "n1", "n3")
+    assert stage.role("n1") == "primary"
+    assert stage.values("n1") == ["list", "barrier", b"new 3", "barrier"]
+
+
+def ack_of_a_former_epoch() -> None:
+    """An Ack speaks of the log of its epoch: the same primary may have another one by now."""
+    stage = founded(3)
+    stage.node("n1").armed = "save"
+    for value in (b"old 2", b"old 3"):
+        stage.node("n1").take(Request(value, msgpack.packb([0, 0, 0, "put", b"k", value]), None))
+    stage.node("n1").turn()
+    while stage.waits("n1", "n2", Append):
+        stage.pass_on("n1", "n2", Append)
+    acks = []
+    while stage.waits("n2", "n1", Ack):
+        acks.append(stage.take_off("n2", "n1", Ack))
+    assert Ack(Epoch(1, "n1.1"), 3, 0) in [wired.message for wired in acks]
+    stage.drop()
+    stage.start("n1")
+    stage.promote("n3", "n1", "n3")
+    stage.demote("n3")
+    stage.node("n1").running.promote(stage.now, stage.now + 5_000)
+    stage.turn("n1")
+    stage.flow_until("n1", "n3", Append, "n1", "n3")
+    assert stage.values("n1") == ["list", "barrier", "barrier"]
+    for wired in acks:
+        stage.late(wired)
+    assert stage.role("n1") == "candidate"
+
+
+def answer_of_a_former_epoch() -> None:
+    """So does an answer to Fetch: what it holds may have been replaced since."""
+    stage = founded(3)
+    stage.propose("n1", b"old 2")
+    stage.drop()
+    stage.tick("n1", ms=200)
+    stage.pass_on("n1", "n2", Heartbeat)
+    stage.pass_on("n2", "n1", Fetch)
+    late = stage.take_off("n1", "n2", Range)
+    stage.drop()
+    stage.node("n1").crash()
+    stage.promote("n2", "n2", "n3")
+    stage.start("n1")
+    stage.run(300)
+    stage.node("n2").crash()
+    stage.start("n2")
+    stage.promote("n1", "n1", "n3")
+    stage.tick("n1", ms=200)
+    stage.pass_on("n1", "n2", Heartbeat)
+    stage.late(late)
+    stage.run(500)
+    assert stage.values("n2") == ["list", "barrier", "barrier"]
+
+
+def own_promise_first() -> None:
+    """A candidate counts itself once its promise is durable: else its next life may take the same epoch."""
+    stage = Stage(1)
+    stage.run(500)
+    stage.node("n1").armed = "save"
+    stage.promote("n1")
+    assert not stage.node("n1").up
+    stage.restart("n1")
+    stage.promote("n1")
+    assert stage.role("n1") == "primary"
+
+
+def late_answer_of_a_primary_that_restarted() -> None:
+    """A late Fetch answer cannot cut what is matched; nor does whoever restarted give what it holds."""
+    stage = founded(3)
+    stage.propose("n1", b"old 2")
+    stage.drop()
+    stage.node("n1").crash()
+    stage.promote("n2", "n2", "n3")
+    assert stage.values("n3") == ["list", "barrier"]
+    stage.start("n1")
+    stage.node("n1").running.promote(stage.now, stage.now + 5_000)
+    stage.turn("n1")
+    stage.flow_until("n2", "n1", Range, "n1", "n2")
+    stage.node("n1").armed = "save"  # the adopted log is on no disk of its own when the barrier is published
+    stage.pass_on("n2", "n1", Range)
+    stage.pass_on("n1", "n3", Append)
+    stage.drop()
+    stage.start("n1")
+    following = stage.node("n3").running.following
+    assert following and following.matched == 3
+    following._fetcher.want(1, stage.now)
+    stage.turn("n3")
+    stage.pass_on("n3", "n1", Fetch)
+    if given := stage.waits("n1", "n3", Range):
+        stage.pass_on("n1", "n3", Range)
+    assert not given
+    assert stage.values("n3") == ["list", "barrier", "barrier"]
+
+
+def what_stands_behind_a_snapshot() -> None:
+    """A snapshot keeps the suffix that continues it: it was acknowledged."""
+    with limited(small=True):
+        stage = founded(3)
+        for number in range(25):
+            stage.propose("n1", b"%d" % number)
+        for _ in range(20):  # published before any of it was committed
+            stage.pass_on("n1", "n3", Append)
+        while stage.waits("n3", "n1", Ack):
+            stage.pass_on("n3", "n1", Ack)
+        stage.tick("n1", ms=300)
+        stage.tick("n1", ms=300)
+        for _ in range(5):
+            stage.pass_on("n1", "n3", Append)
+        while stage.waits("n3", "n1", Ack):
+            stage.pass_on("n3", "n1", Ack)
+        assert stage.answer_to(b"24") == 0
+        stage.drop()
+        assert stage.node("n3").running.local.commit == 1
+        stage.node("n1").crash()
+        stage.start("n1")
+        local = stage.node("n1").running.local
+        assert local.log.base.index > 1 and local.commit < local.log.last.index == 26
+        stage.node("n1").running.promote(stage.now, stage.now + 5_000)
+        stage.turn("n1")
+        stage.flow_until("n1", "n2", Append, "n1", "n2")
+        stage.drop()
+        stage.tick("n1", ms=200)
+        stage.pass_on("n1", "n3", Heartbeat)
+        stage.drop(kind=Append)
+        stage.flow_until("n1", "n3", Chunk, "n1", "n3")
+        stage.run(1_000, "n1", "n3")
+    assert stage.node("n3").running.local.log.base.index > 1
+    assert stage.node("n3").running.local.log.last.index >= 27
+
+
+def candidate_that_was_removed() -> None:
+    """Whoever is not in the list of the log that it adopted fails."""
+    stage = founded(3)
+    assert stage.change("n1", "n1.1", "n2.1") is None
+    stage.flow("n1", "n2")
+    stage.restart("n1")
+    stage.promote("n3")
+    stage.run(500)
+    assert stage.role("n3") == "backup"
+    assert stage.node("n3").running.failure
+
+
+def list_that_was_cut() -> None:
+    """A list that was never committed is undone with its entry."""
+    stage = founded(3)
+    assert stage.change("n1", "n1.1", "n2.1") is None
+    stage.node("n1").crash()
+    stage.drop()
+    stage.promote("n2", "n2", "n3")
+    stage.start("n1")
+    stage.run(500)
+    stage.demote("n2")
+    stage.promote("n1")
+    assert stage.change("n1", "n1.1", "n3.1") is None
+    stage.run(500)
+    members = stage.node("n3").running.local.log.members
+    assert members and (members.number, members.stores) == (2, ("n1.1", "n3.1"))
+
+
+def new_disk_of_a_member() -> None:
+    """A list differs from the former by one store: a new disk is added once the old one was removed."""
+    stage = founded(3)
+    stage.node("n3").wipe()
+    stage.node("n3").start()
+    stage.run(2_000)
+    asked = stage.command("n1", "add", "n3.2")
+    stage.run(300)
+    answer = stage.result(asked)
+    assert answer and answer.status == "refused"
+
+
+def written_by_a_newer_primary() -> Stage:
+    """n1 does not know yet that n2 leads, and has acknowledged a write."""
+    stage = founded(3)
+    stage.promote("n2", "n2", "n3")
+    stage.propose("n2", b"newer")
+    stage.flow("n2", "n3")
+    assert stage.answer_to(b"newer") == 0
+    assert stage.role("n1") == "primary"
+    return stage
+
+
+def read_at_a_deposed_primary() -> None:
+    """A read is answered after a round that a majority, still promised to this epoch, has echoed."""
+    stage = written_by_a_newer_primary()
+    asked = stage.ask("n1")
+    assert stage.read_answer(asked) is None
+
+
+def read_when_a_leadership_ends() -> None:
+    """What waits then for its round is not answered from the state."""
+    stage = written_by_a_newer_primary()
+    asked = stage.ask("n1")
+    stage.drop()
+    stage.tick("n2", ms=200)
+    stage.pass_on("n2", "n1", Heartbeat)
+    answer = stage.read_answer(asked)
+    assert stage.role("n1") == "backup"
+    assert answer and answer.status == "not_primary"
+
+
+def list_that_nobody_could_commit() -> None:
+    """A list rules from its append: it is made only if a majority of it answers."""
+    stage = founded(3)
+    stage.node("n3").crash()
+    stage.run(2_000, "n1", "n2")
+    answer = stage.result(stage.command("n1", "remove", "n2.1"))
+    assert answer and answer.status == "refused"
+
+
+def command_of_somebody_who_looked_before() -> None:
+    """A change is asked for with the number of the list that was seen, and made of that list only."""
+    stage = founded(4)
+    stage.run(500)
+    assert stage.result(stage.command("n1", "remove", "n4.1")) is None
+    stage.run(500)
+    answer = stage.result(stage.command("n1", "remove", "n3.1", number=1))
+    assert answer and answer.status == "list_changed"
+
+
+def isolated_candidate_outbids_nobody() -> None:
+    """Step 0 of a promotion asks without promising: who hears nobody poisons neither itself nor others."""
+    stage = founded(3)
+    stage.node("n3").running.promote(stage.now, stage.now + 5_000)
+    stage.run(500, "n3")
+    stage.demote("n3")
+    stage.run(1_000)
+    assert stage.role("n1") == "primary"
+    assert [stage.node(name).disk.promise.number for name in stage.names] == [1, 1, 1]
+
+
+def gap_at_the_tail() -> None:
+    """PUB drops silently: heartbeats say how far the log goes, and what is missing is fetched."""
+    stage = founded(3)
+    stage.propose("n1", b"a")
+    stage.drop(kind=Append)
+    stage.run(500)
+    assert stage.answer_to(b"a") == 0
+    assert stage.values("n2") == stage.values("n3") == ["list", b"a"]
+
+
+def session_that_nobody_opened() -> None:
+    """An unknown session is told so, and nothing is executed."""
+    stage = founded(3)
+    stage.node("n1").take(Request("whose", msgpack.packb([99, 1, 0, "put", b"k", b"v"]), None))
+    stage.run(500)
+    answer = stage.result("whose")
+    assert answer and answer.status == "session"
+    assert not stage.node("n1").running.local.state.rows
+
+
+def write_in_flight_when_a_leadership_ends() -> None:
+    """What was not answered may or may not happen, and its client is told just that."""
+    stage = founded(3)
+    stage.propose("n1", b"a")
+    stage.pass_on("n1", "n2", Append)
+    stage.drop()
+    stage.promote("n2", "n2", "n3")
+    stage.run(500)
+    assert stage.values("n1") == ["list", b"a", "barrier"]
+    assert stage.answer_to(b"a") == "unknown"
+
+
 RULES: tuple[tuple[Callable[[], None], str], ...] = (
     (heartbeat_over_an_old_tail, "matched_not_reset"),
     (commit_over_an_old_tail, "commit_up_to_what_is_held"),
@@ -349,6 +643,15 @@ RULES: tuple[tuple[Callable[[], None], str], ...] = (
     (rolled_back_store, "rolled_back_store_votes"),
     (two_foundings, "founders_not_compared"),
     (rolled_back_to_before_it_was_a_member, "unlisted_store_votes_at_once"),
+    (log_of_a_newer_epoch_is_better, "longest_log_adopted"),
+    (ack_of_a_former_epoch, "acks_of_other_epochs_counted"),
+    (answer_of_a_former_epoch, "answers_of_other_epochs_taken"),
+    (own_promise_first, "own_seal_counted_before_its_save"),
+    (late_answer_of_a_primary_that_restarted, "late_answer_cuts_what_is_matched"),
+    (what_stands_behind_a_snapshot, "suffix_lost_with_the_snapshot"),
+    (new_disk_of_a_member, "two_stores_changed_at_once"),
+    (read_at_a_deposed_primary, "read_without_a_round"),
+    (read_when_a_leadership_ends, "reads_answered_at_the_end"),
 )
 
 
@@ -359,8 +662,29 @@ def test_the_rule_holds(script: Callable[[], None]) -> None:
 
 @pytest.mark.parametrize(("script", "defect"), RULES, ids=[defect for _, defect in RULES])
 def test_the_rule_is_needed(script: Callable[[], None], defect: str) -> None:
-    """The invariants name the break, before the script's own assertions see it."""
-    with DEFECTS[defect](), pytest.raises(Violation):
+    """The invariants name the break, or the core's own assertions, before the script's see it."""
+    with DEFECTS[defect](), pytest.raises(AssertionError) as caught:
+        script()
+    assert caught.type is Violation or "core" in Path(caught.traceback[-1].path).parts
+
+
+PROMISES: tuple[tuple[Callable[[], None], str], ...] = (
+    (candidate_that_was_removed, "unlisted_candidate_leads"),
+    (list_that_was_cut, "list_outlives_its_truncation"),
+    (list_that_nobody_could_commit, "list_that_cannot_commit"),
+    (command_of_somebody_who_looked_before, "old_look_at_the_list"),
+    (isolated_candidate_outbids_nobody, "sealed_without_asking"),
+    (gap_at_the_tail, "gap_at_the_tail_not_noticed"),
+    (session_that_nobody_opened, "unknown_session_executed"),
+    (write_in_flight_when_a_leadership_ends, "certainly_not_done_says_who_cannot_know"),
+)
+
+
+@pytest.mark.parametrize(("script", "defect"), PROMISES, ids=[defect for _, defect in PROMISES])
+def test_the_promise_is_kept_by_the_rule(script: Callable[[], None], defect: str) -> None:
+    """What nodes cannot see of each other, so that no invariant of theirs is broken."""
+    script()
+    with DEFECTS[defect](), pytest.raises(AssertionError):
         script()
 
 

@@ -6,49 +6,86 @@ Each patches the shipped code from outside, and only while its context is open.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 from unittest.mock import patch
 
 from food.core import members, quorum, replica
 from food.core.agreement import Agreement
+from food.core.entries import Log, pack_members
 from food.core.following import Following
 from food.core.leading import Leading, Read
 from food.core.local import Local, Recovered
 from food.core.members import Change
-from food.core.message import Entry, Epoch, Kind, Member, MemberList, Message, Position
+from food.core.message import (
+    START,
+    Ack,
+    Answer,
+    Chunk,
+    Entry,
+    Epoch,
+    Fetch,
+    FetchChunk,
+    Heartbeat,
+    Kind,
+    Member,
+    MemberList,
+    Message,
+    Position,
+    Range,
+    Sealed,
+)
 from food.core.promotion import Promotion
-from food.core.ready import Ready
+from food.core.ready import Ready, Save
 from food.core.replica import Replica, StoreUnusable
 from food.core.snapshot import Piece
-from food.core.state import Result, Session, State, decode
+from food.core.state import Result, Row, Session, State, decode
 from food.core.state import _row_hash as row_hash
 from food.driver import Shell
 
 from . import node as sim_node
+from .disk import Disk
 
 Defect = Callable[[], Any]
 DEFECTS: dict[str, Defect] = {}
 
 
+def replaced(target: Any, name: str, replacement: Callable[..., Any]) -> Any:
+    """A context in which `replacement` stands for `target.name`; it is handed the original first."""
+    original = getattr(target, name)
+    function = original.fget if isinstance(original, property) else original
+
+    def changed(*args: Any, **kwargs: Any) -> Any:
+        return replacement(function, *args, **kwargs)
+
+    return patch.object(target, name, property(changed) if isinstance(original, property) else changed)
+
+
 def defect(target: Any, name: str) -> Callable[[Callable[..., Any]], Defect]:
-    """Registers a replacement for `target.name`; it is handed the original first."""
+    """Registers a replacement for `target.name`."""
 
     def register(replacement: Callable[..., Any]) -> Defect:
-        original = getattr(target, name)
-
-        @contextmanager
-        def applied() -> Iterator[None]:
-            def changed(*args: Any, **kwargs: Any) -> Any:
-                return replacement(original, *args, **kwargs)
-
-            with patch.object(target, name, changed):
-                yield
+        def applied() -> Any:
+            return replaced(target, name, replacement)
 
         DEFECTS[replacement.__name__] = applied
         return applied
 
     return register
+
+
+def defect_of_several(build: Callable[[], Sequence[Any]]) -> Defect:
+    """Registers one that takes several replacements: of rules that two places keep, both must go."""
+
+    @contextmanager
+    def applied() -> Iterator[None]:
+        with ExitStack() as stack:
+            for context in build():
+                stack.enter_context(context)
+            yield
+
+    DEFECTS[build.__name__] = applied
+    return applied
 
 
 # --- Epochs and seals ---
@@ -99,7 +136,118 @@ def unlisted_store_votes_at_once(original: Any, self: Replica, sender: Member) -
     return not self.local.listed or bool(original(self, sender))
 
 
+@defect(quorum, "holds")
+def pairs_that_merely_add_up(original: Any, stores: Collection[str], present: Collection[str]) -> bool:
+    """Seals of two in four, since three hold what is committed."""
+    return sum(store in present for store in stores) >= len(stores) - quorum.majority(stores) + 1
+
+
+@defect(Replica, "_follow")
+def older_epochs_followed(original: Any, self: Replica, sender: Member, epoch: Epoch, now_ms: int) -> Any:
+    if epoch.number >= self.local.promise.number or self.leading or self.promotion:
+        return original(self, sender, epoch, now_ms)
+    self.following = self.following or Following(self.local, sender, epoch, now_ms)
+    return self.following
+
+
+@defect(Replica, "step")
+def acks_of_other_epochs_counted(original: Any, self: Replica, sender: Member, message: Message, now_ms: int) -> None:
+    if isinstance(message, Ack) and self.leading:
+        message = message._replace(epoch=self.leading.epoch)
+    original(self, sender, message, now_ms)
+
+
+@defect(Replica, "_on_fetched")
+def answers_of_other_epochs_taken(
+    original: Any, self: Replica, sender: Member, message: Range | Chunk, now_ms: int
+) -> None:
+    original(self, sender, message._replace(epoch=self.local.promise), now_ms)
+
+
+@defect(Promotion, "_seal_if_answered")
+def own_seal_counted_before_its_save(original: Any, self: Promotion, now_ms: int) -> None:
+    before = self.epoch
+    original(self, now_ms)
+    if self.epoch != before:
+        self.on_saved(now_ms)
+
+
+@defect(Promotion, "_enough")
+def sealed_without_asking(original: Any, self: Promotion, stores: set[str]) -> bool:
+    return True
+
+
+@defect(Local, "lived")
+def lives_not_told_apart(original: Any, self: Local, starts: int, life: str) -> bool:
+    """Of a store's starts only the number counts: an older copy that is restarted often enough outruns it."""
+    return starts <= self.starts
+
+
 # --- Promotion ---
+
+
+class ByLength(Position):
+    """Compares by index first, as no log may."""
+
+    def __le__(self, other: Any) -> bool:
+        return (self.index, self.epoch) <= (other.index, other.epoch)
+
+    def __lt__(self, other: Any) -> bool:
+        return (self.index, self.epoch) < (other.index, other.epoch)
+
+    def __gt__(self, other: Any) -> bool:
+        return (self.index, self.epoch) > (other.index, other.epoch)
+
+
+@defect(Promotion, "on_sealed")
+def longest_log_adopted(original: Any, self: Promotion, sender: Member, sealed: Sealed, now_ms: int) -> None:
+    original(self, sender, sealed._replace(last=ByLength(*sealed.last)), now_ms)
+
+
+@defect(Promotion, "_advance")
+def unlisted_candidate_leads(original: Any, self: Promotion, now_ms: int) -> None:
+    own, members = self._local, self._local.log.members
+    if members and own.store not in members.stores and own.store in self._sealed:
+        counted = {s for s, sealed in self._sealed.items() if s == own.store or sealed.last <= own.log.last}
+        self.won = quorum.holds(members.stores, counted)
+    if not self.won:
+        original(self, now_ms)
+
+
+@defect_of_several
+def founded_with_a_node_missing() -> list[Any]:
+    """A majority of the nodes is enough at the first start, too."""
+
+    def enough(original: Any, self: Promotion, stores: set[str]) -> bool:
+        here = {self._members[store].node for store in stores}
+        if self._local.log.members is None and quorum.holds(self._local.nodes, here):
+            self._local.founders = tuple(sorted(here))
+        return bool(original(self, stores))
+
+    def found(original: Any, self: Promotion, *args: Any) -> None:
+        here = {self._members[store].node for store in self._sealed}
+        if quorum.holds(self._local.nodes, here):
+            nodes = self._local.founders = tuple(sorted(here))
+            self._sealed = {store: sealed._replace(nodes=nodes) for store, sealed in self._sealed.items()}
+        original(self, *args)
+
+    return [replaced(Promotion, "_enough", enough), replaced(Promotion, "_found", found)]
+
+
+@defect_of_several
+def founded_although_a_log_is_there() -> list[Any]:
+    def blank(original: Any, self: Promotion, sender: Member, message: Any, now_ms: int) -> None:
+        if self._local.log.members is None:
+            message = message._replace(last=START)
+        original(self, sender, message, now_ms)
+
+    return [replaced(Promotion, "on_answer", blank), replaced(Promotion, "on_sealed", blank)]
+
+
+@defect(Promotion, "_found")
+def a_promise_ends_blankness(original: Any, self: Promotion, *args: Any) -> None:
+    if self._local.promise.number == 1:
+        original(self, *args)
 
 
 @defect(Promotion, "_advance")
@@ -134,9 +282,15 @@ def adopted_list_not_counted(original: Any, self: Promotion, now_ms: int) -> Non
     original(self, now_ms)
 
 
-@defect(Leading, "propose")
-def served_before_the_barrier(original: Any, self: Leading, whose: object, command: bytes) -> None:
-    self.pending[self._append(Kind.COMMAND, command)] = whose
+@defect(Leading, "serving")
+def served_before_the_barrier(original: Any, self: Leading) -> bool:
+    return True
+
+
+@defect(Leading, "read")
+def read_before_the_barrier(original: Any, self: Leading, *args: Any) -> None:
+    with patch.object(Leading, "serving", True):
+        original(self, *args)
 
 
 # --- Log ---
@@ -165,6 +319,49 @@ def every_append_cuts_the_tail(
         self.log.truncate(reached + 1)
         self._save.truncate(reached + 1)
     return reached
+
+
+@defect(Local, "merge")
+def what_stands_before_is_not_compared(original: Any, self: Local, prev: Position, *args: Any) -> Any:
+    if self.log.base.index <= prev.index <= self.log.last.index:
+        prev = self.log.position(prev.index)
+    return original(self, prev, *args)
+
+
+@defect(Following, "finish_turn")
+def what_is_held_is_acknowledged(original: Any, self: Following) -> None:
+    if self._ack_due:
+        self._ack_due = False
+        self._local.send(self.primary.node, Ack(self.epoch, self._local.log.last.index, self._round))
+
+
+@defect(Save, "truncate")
+def cut_in_memory_only(original: Any, self: Save, index: int) -> None:
+    self.entries = [entry for entry in self.entries if entry.index < index]
+
+
+@defect_of_several
+def late_answer_cuts_what_is_matched() -> list[Any]:
+    """Two guards keep it: a primary that restarted gives nothing, and what is matched is not cut."""
+
+    def serve(original: Any, self: Replica, sender: Member, message: Fetch | FetchChunk, now_ms: int) -> None:
+        if isinstance(message, Fetch) and message.epoch == self.local.promise:
+            self.donor.on_fetch(sender, message, now_ms)
+        else:
+            original(self, sender, message, now_ms)
+
+    def merge(original: Any, self: Local, prev: Position, entries: Sequence[Entry], matched: int) -> Any:
+        return original(self, prev, entries, 0)
+
+    return [replaced(Replica, "_serve_fetch", serve), replaced(Local, "merge", merge)]
+
+
+@defect(Following, "on_heartbeat")
+def gap_at_the_tail_not_noticed(original: Any, self: Following, message: Heartbeat, now_ms: int) -> None:
+    if self._local.log.has(message.last):
+        original(self, message, now_ms)
+    else:
+        self.heard_ms, self._round, self._ack_due = now_ms, max(self._round, message.round), True
 
 
 @defect(Leading, "_append")
@@ -216,7 +413,112 @@ def results_outside_the_snapshot(original: Any, self: State, *args: Any) -> None
     self.sessions = {number: Session(s.seq, s.used) for number, s in self.sessions.items()}
 
 
+@defect(Local, "install")
+def revision_outside_the_snapshot(original: Any, self: Local, snapshot: Any, state: State) -> None:
+    state.revision = self.state.revision
+    original(self, snapshot, state)
+
+
+@defect(Local, "install")
+def list_outside_the_snapshot(original: Any, self: Local, snapshot: Any, state: State) -> None:
+    original(self, snapshot._replace(members=self.log.members or snapshot.members), state)
+
+
+@defect(Log, "reset")
+def suffix_lost_with_the_snapshot(original: Any, self: Log, base: Position, *args: Any) -> Any:
+    self.truncate(min(base.index, self.last.index) + 1)
+    return original(self, base, *args)
+
+
+@defect(Log, "has")
+def suffix_of_another_epoch_kept(original: Any, self: Log, position: Position) -> bool:
+    """Also wherever else the log asks if a position is its own: whoever holds that index holds the same."""
+    return self.base.index <= position.index <= self.last.index
+
+
+@defect(Disk, "save")
+def half_installed_snapshot(original: Any, self: Disk, save: Save) -> None:
+    """Rows of a snapshot go into the tables as they come, not in one transaction at the end."""
+    original(self, save)
+    for piece in self.staged:
+        self.rows.update({key: Row(value, revision) for key, value, revision in piece.rows})
+
+
+@defect(sim_node, "finish_turn")
+def went_on_after_a_failed_save(original: Any, own: Replica, shell: Any, now_ms: int) -> None:
+    """A process that survives a save that failed publishes and acknowledges what no disk holds."""
+
+    def save(original: Any, self: Any, save: Save) -> None:
+        with suppress(sim_node.Crash):
+            original(self, save)
+
+    with replaced(type(shell), "save", save):
+        original(own, shell, now_ms)
+
+
 # --- Member list ---
+
+
+@defect_of_several
+def corosync_says_who_votes() -> list[Any]:
+    """Whoever left Corosync's node list does not count."""
+
+    def voters(original: Any, self: Local) -> tuple[str, ...]:
+        members = self.log.members
+        return tuple(m.store for m in members.members if m.node in self.nodes) if members else ()
+
+    def advance(original: Any, self: Promotion, now_ms: int) -> None:
+        def holds(original: Any, stores: Collection[str], present: Collection[str]) -> bool:
+            return bool(original(self._local.voters, present))
+
+        with replaced(quorum, "holds", holds):
+            original(self, now_ms)
+
+    return [replaced(Local, "voters", voters), replaced(Promotion, "_advance", advance)]
+
+
+@defect(Log, "truncate")
+def list_outlives_its_truncation(original: Any, self: Log, index: int) -> None:
+    lists = list(self._lists)
+    original(self, index)
+    self._lists = lists
+
+
+@defect_of_several
+def list_published_before_its_save() -> list[Any]:
+    def publish(original: Any, self: Leading) -> None:
+        ready = self._local.ready
+        original(self)
+        ready.publish += ready.publish_saved
+        ready.publish_saved = []
+
+    return [replaced(Leading, "_publish_entries", publish)]
+
+
+@defect_of_several
+def two_stores_changed_at_once() -> list[Any]:
+    """A new disk takes its predecessor's place in one list."""
+
+    def added(original: Any, change: Change, current: MemberList, *args: Any) -> Any:
+        kept = tuple(member for member in current.members if member.node != change.member.node)
+        return tuple(sorted((*kept, change.member)))
+
+    def change(original: Any, self: Leading, members: MemberList, whose: object = None) -> str | None:
+        if not self.serving or self._local.log.members_index > self._local.commit:
+            return "not yet"
+        self.pending[self._append(Kind.MEMBERS, pack_members(members))] = whose
+        return None
+
+    return [replaced(members, "_added", added), replaced(Leading, "change_members", change)]
+
+
+@defect(Replica, "step")
+def a_node_votes_whatever_its_disk(original: Any, self: Replica, sender: Member, message: Any, now_ms: int) -> None:
+    """Members are known by their nodes: a new disk counts as the lost one."""
+    members = self.local.log.members
+    if members and isinstance(message, Sealed | Ack | Answer):
+        sender = next((member for member in members.members if member.node == sender.node), sender)
+    original(self, sender, message, now_ms)
 
 
 @defect(Leading, "change_members")
@@ -274,6 +576,56 @@ def read_joins_a_round_in_flight(original: Any, self: Leading, whose: object, op
 def read_without_a_round(original: Any, self: Leading, whose: object, op: Any, args: Any, now_ms: int) -> None:
     if self.serving:
         self._local.ready.answers.append((whose, self._local.state.query(op, args)))
+
+
+@defect(Leading, "end")
+def reads_answered_at_the_end(original: Any, self: Leading) -> None:
+    for reads in [reads for _, reads in self._reads_sent] + [self._reads_next]:
+        for read in reads:
+            self._local.ready.answers.append((read.whose, self._local.state.query(read.op, read.args)))
+    self._reads_sent.clear()
+    self._reads_next = []
+    original(self)
+
+
+@defect(State, "apply")
+def unknown_session_executed(original: Any, self: State, index: int, command: bytes) -> Any:
+    number, seq, _, _, _ = decode(command)
+    if number:
+        self.sessions.setdefault(number, Session(seq - 1, index))
+    return original(self, index, command)
+
+
+@defect(State, "apply")
+def later_sequences_do_not_wait(original: Any, self: State, index: int, command: bytes) -> Any:
+    number, seq, _, _, _ = decode(command)
+    if (session := self.sessions.get(number)) and seq > session.seq:
+        session.seq = seq - 1
+    return original(self, index, command)
+
+
+@defect(State, "apply")
+def duplicates_get_a_new_result(original: Any, self: State, index: int, command: bytes) -> Any:
+    number, seq, _, _, _ = decode(command)
+    session = self.sessions.get(number)
+    duplicate = session is not None and seq in session.results
+    result = original(self, index, command)
+    return Result(0, self.revision) if duplicate and result.status == 0 else result
+
+
+@defect(State, "skip")
+def revision_rises_with_every_entry(original: Any, self: State, index: int) -> None:
+    original(self, index)
+    self.revision += 1
+
+
+@defect(Leading, "end")
+def certainly_not_done_says_who_cannot_know(original: Any, self: Leading) -> None:
+    """Writes in flight when a leadership ends are answered as if they had been refused."""
+    for whose in self.pending.values():
+        self._answer(whose, "not_primary", "the primary changed")
+    self.pending = {}
+    original(self)
 
 
 @defect(State, "apply")

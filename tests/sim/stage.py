@@ -114,6 +114,10 @@ class Stage:
         self.deliver(wired)
         return wired.message
 
+    def waits(self, source: str, target: str, kind: type[Any]) -> bool:
+        """Whether such a message is under way."""
+        return any((w.source, w.target) == (source, target) and type(w.message) is kind for w in self.wire)
+
     def take_off(self, source: str, target: str, kind: type[Any]) -> Wired:
         """Takes the oldest such message off the wire, to be delivered later with `late`."""
         wired = next(w for w in self.wire if (w.source, w.target) == (source, target) and type(w.message) is kind)

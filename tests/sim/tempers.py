@@ -41,6 +41,25 @@ LISTS = Temper(
 LAG = Temper("lag", (2, 3, 3, 5), small=1.0, hostile=0.2, faults_ms=(150, 300), strike=0.1, wipes=0.2, lists=0.2)
 TEMPERS = (USUAL, USUAL, CALM, CHURN, LISTS, LAG)
 
+# Only for those who ask: what chance meets too rarely to show a defect soon.
+# Much comes late, twice and out of order, from primaries that are primaries again by then.
+LATE = Temper(
+    "late",
+    (3, 3, 4, 5),
+    small=0.9,
+    hostile=0.8,
+    manage_ms=150,
+    faults_ms=(150, 300),
+    strike=0.8,
+    wipes=0.0,
+    weathers=(Weather(loss=0.05, double=0.2, slow=0.5, slow_ms=1_500),),
+)
+# One voter, and others that only listen.
+ALONE = Temper("alone", (1, 2, 2, 3), faults_ms=(100, 200), strike=0.8, wipes=0.02, lists=0.2, fewer=0.9)
+# Disks are lost and rolled back all the time.
+DISKS = Temper("disks", (3, 3, 4, 5), hostile=0.5, faults_ms=(100, 200), strike=0.5, wipes=0.5, lists=0.2)
+BY_NAME = {temper.name: temper for temper in (*TEMPERS, LATE, ALONE, DISKS)}
+
 
 def temper(rng: Random) -> Temper:
     return rng.choice(TEMPERS)
