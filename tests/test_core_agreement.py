@@ -12,7 +12,7 @@ from sim.limits import limited
 from sim.stage import Stage, founded
 
 from food.core import local as core_local
-from food.core.agreement import MARKS_TOLD, PATIENCE_MS, RECENT_MS, Agreement
+from food.core.agreement import MARKS_TOLD, PATIENCE_MS, RECENT_MS, START_MS, Agreement
 from food.core.entries import Log, pack_members
 from food.core.local import Local, Recovered, blank
 from food.core.message import Ack, Digest, Entry, Epoch, Kind, Member, MemberList, Sealed
@@ -84,6 +84,8 @@ def test_the_one_that_differs_from_the_majority_is_set_aside(name: str) -> None:
 def test_a_store_that_was_tampered_with_while_it_was_down() -> None:
     stage = written(3)
     stage.tamper("n2")
+    stage.run(START_MS - ASK_MS)
+    assert store(stage, "n2") == "n2.1", "a start that fails would not be tried again"
     stage.run(1_000)
     assert store(stage, "n2") == "n2.2"
     assert "learner" in replica(stage, "n2").wish.why
@@ -250,7 +252,7 @@ def test_a_learner_that_differs_from_the_majority_is_set_aside_again() -> None:
     stage.run(1_000)
     assert store(stage, "n3") == "n3.2"
     stage.flip("n3")
-    stage.run(1_000)
+    stage.run(START_MS)
     assert store(stage, "n3") == "n3.3"
 
 
@@ -291,11 +293,11 @@ def digest(*marks: tuple[int, int], votes: bool = True) -> Digest:
 
 def test_the_newest_index_that_decides_counts() -> None:
     """What was different once, and is equal by now, is over; what is different now is not excused by the past."""
-    agreement = Agreement(member((4, HERE), (8, HERE)))
+    agreement = Agreement(member((4, HERE), (8, HERE)), -START_MS)
     assert agreement.on_digest(N2, digest((4, THERE), (8, HERE)), None, 0) is None
     assert agreement.on_digest(N3, digest((4, THERE), (8, HERE)), None, 0) is None
     assert agreement.on_digest(N4, digest((4, THERE)), None, 0) is None
-    agreement = Agreement(member((4, HERE), (8, HERE)))
+    agreement = Agreement(member((4, HERE), (8, HERE)), -START_MS)
     for other in (N2, N3):
         assert agreement.on_digest(other, digest((4, HERE), (8, THERE)), None, 0) is None
     why = agreement.on_digest(N4, digest((4, HERE), (8, THERE)), None, 0)
@@ -304,21 +306,28 @@ def test_the_newest_index_that_decides_counts() -> None:
 
 
 def test_a_minority_outvotes_nobody() -> None:
-    agreement = Agreement(member((8, HERE)))
+    agreement = Agreement(member((8, HERE)), -START_MS)
     for other, found in ((N2, THERE), (N3, THERE), (N4, ELSEWHERE), (N5, ELSEWHERE)):
         assert agreement.on_digest(other, digest((8, found)), None, 0) is None
     assert set(agreement.differing) == {"n2", "n3", "n4", "n5"}
 
 
+def test_a_process_that_only_begins_is_not_ended() -> None:
+    agreement = Agreement(member((8, HERE)), 0)
+    for other in (N2, N3, N4):
+        assert agreement.on_digest(other, digest((8, THERE)), None, START_MS - 1) is None
+    assert agreement.on_digest(N4, digest((8, THERE)), None, START_MS)
+
+
 def test_who_is_not_a_member_outvotes_nobody() -> None:
-    agreement = Agreement(member((8, HERE)))
+    agreement = Agreement(member((8, HERE)), -START_MS)
     for number in range(6, 12):
         stranger = Member(f"n{number}", f"n{number}.1")
         assert agreement.on_digest(stranger, digest((8, THERE)), None, 0) is None
 
 
 def test_only_what_was_said_lately_counts() -> None:
-    agreement = Agreement(member((8, HERE)))
+    agreement = Agreement(member((8, HERE)), -START_MS)
     agreement.on_digest(N2, digest((8, THERE)), None, 0)
     agreement.on_digest(N3, digest((8, THERE)), None, RECENT_MS)
     assert agreement.on_digest(N4, digest((8, THERE)), None, RECENT_MS + 1) is None
@@ -327,7 +336,7 @@ def test_only_what_was_said_lately_counts() -> None:
 
 
 def test_without_a_common_index_nothing_is_known() -> None:
-    agreement = Agreement(member((8, HERE)))
+    agreement = Agreement(member((8, HERE)), -START_MS)
     for other in (N2, N3, N4, N5):
         assert agreement.on_digest(other, digest((7, THERE), (9, THERE)), None, 0) is None
     assert not agreement.differing
@@ -335,7 +344,7 @@ def test_without_a_common_index_nothing_is_known() -> None:
 
 def test_a_difference_from_the_primary_must_last() -> None:
     """One that has passed since is forgotten, and the clock begins anew."""
-    agreement = Agreement(member((8, HERE)))
+    agreement = Agreement(member((8, HERE)), -START_MS)
     agreement.on_digest(N2, digest((8, THERE)), N2, 0)
     agreement.on_digest(N2, digest((8, THERE)), N2, PATIENCE_MS - 1)
     agreement.on_digest(N2, digest((8, HERE)), N2, PATIENCE_MS)
@@ -350,7 +359,7 @@ def test_a_difference_from_the_primary_must_last() -> None:
 
 
 def test_a_word_about_other_indexes_does_not_end_it() -> None:
-    agreement = Agreement(member((8, HERE)))
+    agreement = Agreement(member((8, HERE)), -START_MS)
     agreement.on_digest(N2, digest((8, THERE)), N2, 0)
     agreement.on_digest(N2, digest((8, THERE)), N2, PATIENCE_MS)
     agreement.on_digest(N2, digest((9, THERE)), N2, PATIENCE_MS)
@@ -358,7 +367,7 @@ def test_a_word_about_other_indexes_does_not_end_it() -> None:
 
 
 def test_before_the_first_entry_there_is_nothing_to_tell() -> None:
-    assert Agreement(Local(blank(N1), "life", ["n1", "n2"])).digest() == Digest((), True)
+    assert Agreement(Local(blank(N1), "life", ["n1", "n2"]), 0).digest() == Digest((), True)
 
 
 def test_the_newest_marks_are_told_and_a_bounded_number_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,7 +377,7 @@ def test_the_newest_marks_are_told_and_a_bounded_number_kept(monkeypatch: pytest
     own.append(Entry(index, E1, Kind.BARRIER, b"") for index in range(1, 102))
     own.advance(101)
     assert list(own.marks) == list(range(62, 102, 2))
-    marks = Agreement(own).digest().marks
+    marks = Agreement(own, 0).digest().marks
     assert [index for index, _ in marks] == [*range(102 - 2 * MARKS_TOLD, 102, 2), 101]
 
 

@@ -18,6 +18,9 @@ from .message import Digest, Member
 MARKS_TOLD = 8  # of the newest: whoever is a little behind finds one that it has passed, too
 RECENT_MS = 1_500  # who has not said it since does not count
 PATIENCE_MS = 1_000  # so long a third member has to decide between a backup and its primary
+# A process is given the time to be reported as started: the end of one that only begins is a start that failed, and for
+# that the cluster manager does not start it again, as an empty learner, before an operator says so.
+START_MS = 2_000
 
 
 class Told(NamedTuple):
@@ -35,8 +38,9 @@ class Difference(NamedTuple):
 
 
 class Agreement:
-    def __init__(self, local: Local):
+    def __init__(self, local: Local, now_ms: int):
         self._local = local
+        self._began_ms = now_ms
         self.odd = ""  # why this member does not vote
         self.differing: dict[str, Difference] = {}  # by node
         self._told: dict[str, Told] = {}  # by node, which has one store at a time; lately
@@ -62,6 +66,8 @@ class Agreement:
                 return None
             for found in sorted({*there.values()}):
                 if self._majority(there, found):
+                    if now_ms - self._began_ms < START_MS:
+                        return None
                     names = ", ".join(sorted(member.node for member, their in there.items() if their == found))
                     return f"the state differs from that of {names} {_at(Difference(index, here, found))}"
             if primary in there:

@@ -62,7 +62,7 @@ class Replica:
         self.local = local
         self.isolation_ms = isolation_ms
         self.peers = Peers(local)
-        self.agreement = Agreement(local)
+        self.agreement = Agreement(local, now_ms)
         self.donor = Donor(local)
         self.scores = Scores()
         self.following: Following | None = None
