@@ -583,6 +583,54 @@ def command_of_somebody_who_looked_before() -> None:
     assert answer and answer.status == "list_changed"
 
 
+def refusal_is_an_answer() -> None:
+    """Whoever speaks in an older epoch is told the promise: so a primary that was cut off learns that it is none."""
+    stage = written_by_a_newer_primary()
+    stage.drop()
+    stage.run(300, "n1", "n3")
+    assert stage.role("n1") == "backup"
+
+
+def deposed_primary_says_so() -> None:
+    """It gives up its score and reports at once, although the manager has not demoted it."""
+    stage = written_by_a_newer_primary()
+    stage.run(300)
+    running = stage.node("n1").running
+    assert running.deposed and running.wish.score is None and "superseded" in running.wish.why
+
+
+def promotion_that_gets_nowhere() -> None:
+    """Every wait has a bound; what failed names whom it missed."""
+    stage = founded(3)
+    stage.node("n1").crash()
+    stage.node("n2").crash()
+    stage.node("n3").running.promote(stage.now, stage.now + 1_000)
+    stage.run(1_200, "n3")
+    assert stage.role("n3") == "backup"
+    assert "no answer from n1, n2" in str(stage.node("n3").running.failure)
+
+
+def learner_is_no_candidate() -> None:
+    """Who is not listed has no score."""
+    stage = founded(3)
+    stage.node("n3").wipe()
+    stage.node("n3").start()
+    stage.run(3_000)
+    assert stage.node("n3").running.local.log.last.index == 1
+    assert stage.node("n3").running.wish.score is None
+
+
+def demoted_primary_takes_no_more() -> None:
+    """A demote stops new writes; those in flight are waited for."""
+    stage = founded(3)
+    stage.propose("n1", b"in flight")
+    stage.node("n1").running.demote(stage.now, 500)
+    stage.propose("n1", b"late")
+    stage.run(1_000)
+    assert stage.answer_to(b"in flight") == 0
+    assert stage.answer_to(b"late") == "not_primary"
+
+
 def isolated_candidate_outbids_nobody() -> None:
     """Step 0 of a promotion asks without promising: who hears nobody poisons neither itself nor others."""
     stage = founded(3)
@@ -641,6 +689,7 @@ RULES: tuple[tuple[Callable[[], None], str], ...] = (
     (replay_ends_at_the_saved_commit, "replayed_past_the_commit"),
     (acknowledged_only_when_saved, "acknowledged_before_the_save"),
     (rolled_back_store, "rolled_back_store_votes"),
+    (rolled_back_store, "starts_of_others_forgotten"),
     (two_foundings, "founders_not_compared"),
     (rolled_back_to_before_it_was_a_member, "unlisted_store_votes_at_once"),
     (log_of_a_newer_epoch_is_better, "longest_log_adopted"),
@@ -670,6 +719,11 @@ def test_the_rule_is_needed(script: Callable[[], None], defect: str) -> None:
 
 PROMISES: tuple[tuple[Callable[[], None], str], ...] = (
     (candidate_that_was_removed, "unlisted_candidate_leads"),
+    (refusal_is_an_answer, "refused_in_silence"),
+    (deposed_primary_says_so, "deposed_and_silent_about_it"),
+    (promotion_that_gets_nowhere, "promotion_without_an_end"),
+    (learner_is_no_candidate, "learner_shows_a_score"),
+    (demoted_primary_takes_no_more, "demoted_and_still_writing"),
     (list_that_was_cut, "list_outlives_its_truncation"),
     (list_that_nobody_could_commit, "list_that_cannot_commit"),
     (command_of_somebody_who_looked_before, "old_look_at_the_list"),

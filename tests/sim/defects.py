@@ -35,6 +35,7 @@ from food.core.message import (
     Range,
     Sealed,
 )
+from food.core.peers import SCORE_IN_SYNC
 from food.core.promotion import Promotion
 from food.core.ready import Ready, Save
 from food.core.replica import Replica, StoreUnusable
@@ -177,6 +178,21 @@ def sealed_without_asking(original: Any, self: Promotion, stores: set[str]) -> b
     return True
 
 
+@defect(Replica, "_refuse")
+def refused_in_silence(original: Any, self: Replica, sender: Member) -> None:
+    return None
+
+
+@defect(Replica, "deposed")
+def deposed_and_silent_about_it(original: Any, self: Replica) -> bool:
+    return False
+
+
+@defect(Local, "remember")
+def starts_of_others_forgotten(original: Any, self: Local, *args: Any) -> None:
+    return None
+
+
 @defect(Local, "lived")
 def lives_not_told_apart(original: Any, self: Local, starts: int, life: str) -> bool:
     """Of a store's starts only the number counts: an older copy that is restarted often enough outruns it."""
@@ -184,6 +200,18 @@ def lives_not_told_apart(original: Any, self: Local, starts: int, life: str) -> 
 
 
 # --- Promotion ---
+
+
+@defect(Promotion, "tick")
+def promotion_without_an_end(original: Any, self: Promotion, now_ms: int) -> None:
+    self.deadline_ms, self._asking_ms = now_ms + 1, now_ms
+    original(self, now_ms)
+
+
+@defect(replica, "backup_wish")
+def learner_shows_a_score(original: Any, *args: Any) -> Any:
+    wish = original(*args)
+    return wish._replace(score=SCORE_IN_SYNC) if wish.why.startswith("learner") else wish
 
 
 class ByLength(Position):
@@ -576,6 +604,12 @@ def read_joins_a_round_in_flight(original: Any, self: Leading, whose: object, op
 def read_without_a_round(original: Any, self: Leading, whose: object, op: Any, args: Any, now_ms: int) -> None:
     if self.serving:
         self._local.ready.answers.append((whose, self._local.state.query(op, args)))
+
+
+@defect(Leading, "propose")
+def demoted_and_still_writing(original: Any, self: Leading, *args: Any) -> None:
+    with patch.object(self, "draining", False):
+        original(self, *args)
 
 
 @defect(Leading, "end")
