@@ -165,7 +165,7 @@ class Daemon:
                 self._forget_others()
             if passing or self._control.role != replica.role:
                 self._control.finish_turn(now_ms)
-            self._store.fold(short=bool(replica.local.no_space))
+            self._store.fold()
             self._beat()
             self._look_for_room(now_ms)
             self._report_odd_frames(now_ms)
@@ -298,7 +298,8 @@ class Daemon:
             return
         self._room_ms, self._room_bytes = now_ms, written_bytes
         local, room = self.replica.local, self._store.room()
-        short = room.short(bool(local.no_space))
+        short = self._store.short = room.short(bool(local.no_space))
+        local.sweep_due = self._store.sweep_due
         left, reserve = room.left // MIB, room.reserve // MIB
         text = f"{left} MiB are left for {self._data_dir} on {self._node}, {reserve} are reserved"
         if short and not local.no_space:

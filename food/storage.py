@@ -1,7 +1,9 @@
 """The node's store: SQLite, one transaction a turn, durable on return (WAL, synchronous=FULL).
 
-The log is the durable truth, a row a batch; the state tables trail it and are replayed at start. SQLite's pages have
-no checksums, so everything here has one: log rows, sessions and meta a sum of their own, the keys the state's hash.
+The log is the durable truth, a row a batch; the state trails it and is replayed at start. It is kept in segments, each
+what one flush brought: later ones win, and the oldest are swept, so that a write to any of a million keys costs what a
+write to one of a few does, not a page of a tree (Rosenblum and Ousterhout, The Design and Implementation of a
+Log-Structured File System, 1992). SQLite's pages have no checksums, so every row here has one, and the keys a hash.
 Only this file knows SQL. Any failure to save is fatal to the process: what was published may not be here.
 """
 
@@ -13,7 +15,7 @@ import sqlite3
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,18 +27,23 @@ from .core.local import Recovered
 from .core.message import NO_EPOCH, START, Entry, Epoch, Member, Position
 from .core.ready import Save
 from .core.snapshot import Piece, Snapshot
-from .core.state import Draft, Row, State
+from .core.state import Changes, Draft, State
 from .wire import pack_runs, unpack_runs
 
-FORMAT = 2
-FORMATS_READ = (1, 2)  # 1 has no commit index in the log's rows
+FORMAT = 3
+FORMATS_READ = (1, 2, 3)  # 1 has no commit index in the log's rows; 1 and 2 have a row a key instead of segments
 ROW_MOST_ENTRIES = 1_000  # of the log in one row
 ROW_MOST_BYTES = 4 * 1024 * 1024
-STRIDE_ROWS = 2_000  # of a snapshot between two signs of life
+SEGMENT_MOST_ROWS = 1_000
+SEGMENT_MOST_BYTES = 1024 * 1024
+ROW_BYTES = 16  # what a segment has of a row beside key and value, about
+# Segments may hold so many times the bytes that are alive, and some: of what is swept then about a fifth is.
+HELD_MOST, HELD_MOST_SHORT = 2.0, 1.1  # the latter while the disk is short
+HELD_SLACK_BYTES, HELD_SLACK_SHORT_BYTES = 1024 * 1024, 64 * 1024
+SWEEP_MOST_BYTES = 4 * 1024 * 1024  # in one save, beside as much as it brings
 # The write-ahead log is folded into the database outside of any save: two more fsyncs that no answer waits for.
 FOLD_BYTES = 8 * 1024 * 1024
 FOLD_SHORT_BYTES = 1024 * 1024  # while the disk is short: what is not folded counts as used
-PAGE_BYTES = 4096
 SAVE_LEAST_BYTES = 8 * 1024  # a page or two, however little is in them
 WAL_KEPT_MOST_BYTES = 2 * FOLD_BYTES
 # Writes stop while so much is still free: for deletes, elections, what is under way, and the state tables, which trail
@@ -45,21 +52,24 @@ RESERVE_BYTES = 256 * 1024 * 1024
 RESERVE_PART = 8
 RELIEF = 17 / 16
 
-SCHEMA = """
+SEGMENTS = "segments (number INTEGER PRIMARY KEY, data BLOB NOT NULL, sum BLOB NOT NULL)"
+SESSIONS = "sessions (id INTEGER PRIMARY KEY, data BLOB NOT NULL, sum BLOB NOT NULL)"
+SCHEMA = f"""
 CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL, sum BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE log (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, data BLOB NOT NULL, sum BLOB NOT NULL);
-CREATE TABLE state (key BLOB PRIMARY KEY, value BLOB NOT NULL, revision INTEGER NOT NULL);
-CREATE TABLE sessions (id INTEGER PRIMARY KEY, data BLOB NOT NULL, sum BLOB NOT NULL);
+CREATE TABLE {SEGMENTS};
+CREATE TABLE {SESSIONS};
 """
 # What was put aside of a snapshot: becomes the two tables above when it is whole, and is void at the next start.
-STAGED = """
-CREATE TABLE staged_state (key BLOB PRIMARY KEY, value BLOB NOT NULL, revision INTEGER NOT NULL);
-CREATE TABLE staged_sessions (id INTEGER PRIMARY KEY, data BLOB NOT NULL, sum BLOB NOT NULL);
+STAGED = f"""
+CREATE TABLE staged_{SEGMENTS};
+CREATE TABLE staged_{SESSIONS};
 """
-DISCARDED = "discarded_"  # begins the name of a former state table, whose rows are deleted little by little
-TIDY_ROWS = 1_000  # of those, with each save
+DISCARDED = "discarded_"  # begins the name of a former table of segments, which are deleted little by little
+TIDY_ROWS = 100  # of those, with each save
 TIDY_BYTES = 1024 * 1024
-TIDY_ROW_BYTES = 100  # about what deleting one writes
+TIDY_FOLD_BYTES = 64 * 1024  # about what deleting them writes
+StateRow = tuple[bytes, bytes | None, int]  # key, value or None for a deletion, revision
 SEEN = "seen "  # meta: what is remembered of a store, by its id
 
 REMEDIES = {
@@ -99,7 +109,11 @@ class Store:
         self._unfolded_bytes = 0
         self.written_bytes = 0  # of log entries, in this life
         self._flushed_bytes = 0  # of those, what the state tables know
+        self.short = False  # whether the disk is: then what is void goes sooner
+        self._segment = self._held_bytes = 0  # number of the last one; what all hold
+        self._live_bytes = 0  # of those at the last flush, what the state needs
         self._staged = [0, 0]  # sessions and keys that were put aside
+        self._staged_segment = self._staged_bytes = 0
         self._discarded: list[str] = []
         self._db: sqlite3.Connection | None = None
         try:
@@ -158,8 +172,10 @@ class Store:
         found = self._get("format")
         if found not in FORMATS_READ:  # a version's mistake, not the disk's: nothing is set aside
             raise StoreBroken(
-                f"{self.path} has format {found}, this food reads 1 and 2: install the food that wrote it"
+                f"{self.path} has format {found}, this food reads 1 to {FORMAT}: install the food that wrote it"
             )
+        if found < FORMAT:
+            self._convert()
         self._put("format", FORMAT)
         self._discard_staged()
         starts = self._get("starts") + 1
@@ -177,6 +193,15 @@ class Store:
         with contextlib.suppress(PermissionError):
             _sync_directory(self.path.parent.parent)
 
+    def _convert(self) -> None:
+        """From a table with a row a key to segments."""
+        names = {name for (name,) in self._rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        for name in names - {"meta", "log", "state", "sessions"}:  # what was put aside, and what was discarded
+            self._sql(f"DROP TABLE {name}")
+        self._sql(f"CREATE TABLE {SEGMENTS}")
+        self._segment, self._held_bytes = self._add_segments("segments", 0, self._rows("SELECT * FROM state"))
+        self._sql("DROP TABLE state")
+
     def _create_tables(self, schema: str) -> None:
         for statement in schema.strip().split("\n"):
             self._sql(statement)
@@ -192,10 +217,7 @@ class Store:
             log.append(entry for entry in entries if entry.index > base_index)
         state = State()
         applied, revision, state_hash = self._get("state")
-        # Keys from the index, which has them in order, rows as they lie on the disk.
-        draft = Draft(key for (key,) in self._rows("SELECT key FROM state ORDER BY key"))
-        for key, value, at in self._rows("SELECT key, value, revision FROM state"):
-            draft.add(key, value, at)
+        draft = self._recover_rows()
         for number, data, stored in self._rows("SELECT id, data, sum FROM sessions"):
             _check(stored, _sum(number, data), f"client session {number}")
             draft.sessions[number] = data
@@ -205,6 +227,24 @@ class Store:
         seen = [name for (name,) in self._rows("SELECT name FROM meta") if name.startswith(SEEN)]
         remembers = {name.removeprefix(SEEN): tuple(self._get(name)) for name in seen}
         return Recovered(member, starts, promise, log, commit, state, remembers)
+
+    def _recover_rows(self) -> Draft:
+        """Of each key what the newest segment has."""
+        draft, gone = Draft(), set[bytes]()
+        self._held_bytes = 0
+        for number, data, stored in self._rows("SELECT number, data, sum FROM segments ORDER BY number DESC"):
+            self._segment = max(self._segment, number)
+            self._held_bytes += len(data)
+            for key, value, revision in _segment_rows(number, data, stored):
+                if key in draft.rows or key in gone:
+                    continue
+                if value is None:
+                    gone.add(key)
+                else:
+                    draft.add(key, value, revision)
+            self._alive()
+        self._live_bytes = draft.bytes + ROW_BYTES * len(draft.rows)
+        return draft
 
     # --- Saving ---
 
@@ -216,11 +256,13 @@ class Store:
             self._sql("COMMIT")
         except (sqlite3.Error, OSError, OverflowError) as error:
             raise StoreBroken(f"saving failed: {self._text(error)}") from error
+        except ValueError as error:
+            raise self._judged(error) from error
         self._unfolded_bytes += SAVE_LEAST_BYTES
 
-    def fold(self, short: bool = False) -> None:
+    def fold(self) -> None:
         """Moves the write-ahead log into the database when it has grown. Raises StoreBroken."""
-        if self._unfolded_bytes < (FOLD_SHORT_BYTES if short else FOLD_BYTES):
+        if self._unfolded_bytes < (FOLD_SHORT_BYTES if self.short else FOLD_BYTES):
             return
         try:
             self._sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
@@ -242,13 +284,7 @@ class Store:
         for store, seen in save.remembers.items():
             self._put(SEEN + store, seen)
         if changes := save.changes:
-            self._delete("state", "key", (key for key, row in changes.rows.items() if row is None))
-            self._insert_rows((key, row.value, row.revision) for key, row in sorted(changes.rows.items()) if row)
-            self._delete("sessions", "id", (number for number, data in changes.sessions.items() if data is None))
-            self._insert_sessions((number, data) for number, data in changes.sessions.items() if data is not None)
-            self._unfolded_bytes += self._scattered_bytes(changes.rows)
-            self._flushed_bytes = self.written_bytes
-            self._put("state", [changes.applied, changes.revision, f"{changes.hash:x}"])
+            self._flush(changes)
         if save.compact:
             position, members = save.compact
             self._sql("DELETE FROM log WHERE last <= ?", position.index)
@@ -257,37 +293,67 @@ class Store:
             self._put("commit", save.commit)
         self._tidy()
 
-    def _scattered_bytes(self, rows: dict[bytes, Row | None]) -> int:
-        """What updating these writes beside the rows: in a large table each lies on a page of its own.
+    # --- The state, in segments ---
 
-        Uncounted, the log would hold some hundred MiB when it is folded at last, and folding stand still for seconds.
+    def _flush(self, changes: Changes) -> None:
+        """What changed, behind all that is there, and with it what is still alive of the oldest."""
+        swept = self._sweep(changes)
+        changed = ((key, row.value, row.revision) if row else (key, None, 0) for key, row in changes.rows.items())
+        self._segment, added = self._add_segments("segments", self._segment, chain(swept, changed))
+        self._held_bytes += added
+        self._delete_sessions(number for number, data in changes.sessions.items() if data is None)
+        self._insert_sessions((number, data) for number, data in changes.sessions.items() if data is not None)
+        self._flushed_bytes = self.written_bytes
+        self._put("state", [changes.applied, changes.revision, f"{changes.hash:x}"])
+
+    @property
+    def sweep_due(self) -> bool:
+        """Whether the segments hold more than they should."""
+        most, slack = (HELD_MOST_SHORT, HELD_SLACK_SHORT_BYTES) if self.short else (HELD_MOST, HELD_SLACK_BYTES)
+        return self._held_bytes > most * self._live_bytes + slack
+
+    def _sweep(self, changes: Changes) -> list[StateRow]:
+        """Deletes the oldest segments while all of them hold too much; returns what was alive in them.
+
+        A row is alive if it is the state's own, by its revision: then no other segment has it, and it is not among
+        what changed. A deletion has nothing older left that it would have to hide.
         """
-        if not rows:
-            return 0
-        table_rows: int = self._sql("SELECT max(rowid) FROM state").fetchone()[0] or 0
-        row_bytes = sum(len(key) + len(row.value) for key, row in rows.items() if row) // len(rows) + 1
-        return PAGE_BYTES * min(len(rows), table_rows * row_bytes // PAGE_BYTES + 1)
+        live = changes.live
+        self._live_bytes = changes.live_bytes + ROW_BYTES * len(live)
+        may_sweep = SWEEP_MOST_BYTES + sum(len(key) + len(row.value) for key, row in changes.rows.items() if row)
+        kept: list[StateRow] = []
+        while self.sweep_due and may_sweep > 0:
+            oldest = self._sql("SELECT number, data, sum FROM segments ORDER BY number LIMIT 1").fetchone()
+            for row in _segment_rows(*oldest):
+                found = live.get(row[0])
+                if found and found.revision == row[2] and row[0] not in changes.rows:
+                    kept.append(row)
+            self._sql("DELETE FROM segments WHERE number = ?", oldest[0])
+            self._held_bytes -= len(oldest[1])
+            may_sweep -= len(oldest[1])
+            self._alive()
+        return kept
 
-    def _insert_rows(self, rows: Iterable[tuple[bytes, bytes, int]], table: str = "state") -> None:
-        # Updated in place: replacing moves the row to the table's end and touches its index, two pages more.
-        update = "ON CONFLICT (key) DO UPDATE SET value = excluded.value, revision = excluded.revision"
-        self._many(f"INSERT INTO {table} VALUES (?, ?, ?) {update}", rows)
+    def _add_segments(self, table: str, number: int, rows: Iterable[StateRow]) -> tuple[int, int]:
+        """Behind `number`: returns the last one's, and the bytes of all."""
+        total = 0
+        for data in _segments(rows):
+            number += 1
+            self._sql(f"INSERT INTO {table} VALUES (?, ?, ?)", number, data, _sum(number, data))
+            total += len(data)
+            self._alive()  # a large save may take longer than the watchdog waits
+        self._unfolded_bytes += total
+        return number, total
 
     def _insert_sessions(self, sessions: Iterable[tuple[int, bytes]], table: str = "sessions") -> None:
-        rows = ((number, data, _sum(number, data)) for number, data in sessions)
+        rows = [(number, data, _sum(number, data)) for number, data in sessions]
         self._many(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)", rows)
+        self._unfolded_bytes += sum(len(data) for _, data, _ in rows)
 
-    def _delete(self, table: str, column: str, keys: Iterable[bytes | int]) -> None:
-        self._many(f"DELETE FROM {table} WHERE {column} = ?", ((key,) for key in keys))
+    def _delete_sessions(self, numbers: Iterable[int]) -> None:
+        self._many("DELETE FROM sessions WHERE id = ?", ((number,) for number in numbers))
 
-    def _many(self, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Gives a sign of life now and then: a snapshot's save may take longer than the watchdog waits."""
-        assert self._db is not None
-        remaining = iter(rows)
-        while stride := list(islice(remaining, STRIDE_ROWS)):
-            self._db.executemany(statement, stride)
-            self._unfolded_bytes += sum(len(field) for row in stride for field in row if type(field) is bytes)
-            self._alive()
+    # --- The log ---
 
     def _append(self, entries: list[Entry], commit: int) -> None:
         first, data = entries[0].index, msgpack.packb([commit, pack_runs(entries)])
@@ -308,8 +374,9 @@ class Store:
         if piece.number == 0:
             self._discard_staged()
             self._create_tables(STAGED)
-            self._staged = [0, 0]
-        self._insert_rows(piece.rows, "staged_state")
+            self._staged, self._staged_segment, self._staged_bytes = [0, 0], 0, 0
+        self._staged_segment, added = self._add_segments("staged_segments", self._staged_segment, piece.rows)
+        self._staged_bytes += added
         self._insert_sessions(piece.sessions, "staged_sessions")
         self._staged[0] += len(piece.sessions)
         self._staged[1] += len(piece.rows)
@@ -318,10 +385,12 @@ class Store:
         """What was put aside becomes the state, by its tables' names: that takes as long for many rows as for few."""
         assert self._staged == [snapshot.sessions, snapshot.keys], f"put aside {self._staged}, announced {snapshot}"
         self._sql("DELETE FROM log")
-        self._discard("state")
+        self._discard("segments")
         self._sql("DROP TABLE sessions")
-        for table in ("state", "sessions"):
+        for table in ("segments", "sessions"):
             self._sql(f"ALTER TABLE staged_{table} RENAME TO {table}")
+        self._segment = self._staged_segment
+        self._held_bytes = self._live_bytes = self._staged_bytes
         self._put("state", [snapshot.at.index, snapshot.revision, f"{snapshot.hash:x}"])
         self._put("base", [snapshot.at, pack_members(snapshot.members)])
 
@@ -329,8 +398,8 @@ class Store:
         """What was put aside counts for nothing any more."""
         names = [name for (name,) in self._rows("SELECT name FROM sqlite_master WHERE type = 'table'")]
         self._discarded = [name for name in names if name.startswith(DISCARDED)]
-        if "staged_state" in names:
-            self._discard("staged_state")
+        if "staged_segments" in names:
+            self._discard("staged_segments")
             self._sql("DROP TABLE staged_sessions")
 
     def _discard(self, table: str) -> None:
@@ -342,18 +411,18 @@ class Store:
         """Deletes some of what was discarded. All at once could take longer than the watchdog waits."""
         if not self._discarded:
             return
-        table, last, size = self._discarded[0], None, 0
-        rows = self._sql(f"SELECT rowid, length(value) FROM {table} ORDER BY rowid LIMIT {TIDY_ROWS}").fetchall()
-        for row, length in rows:
-            last, size = row, size + length
+        table, size = self._discarded[0], 0
+        last = None
+        for number, length in self._sql(f"SELECT number, length(data) FROM {table} LIMIT {TIDY_ROWS}").fetchall():
+            last, size = number, size + length
             if size >= TIDY_BYTES:
                 break
         if last is None:
             self._sql(f"DROP TABLE {table}")
             self._discarded.pop(0)
         else:
-            self._sql(f"DELETE FROM {table} WHERE rowid <= ?", last)
-        self._unfolded_bytes += TIDY_ROW_BYTES * len(rows)
+            self._sql(f"DELETE FROM {table} WHERE number <= ?", last)
+        self._unfolded_bytes += TIDY_FOLD_BYTES
 
     def room(self) -> Room:
         """What is left once the write-ahead log is folded and the state tables have caught up with the log.
@@ -367,7 +436,7 @@ class Store:
         except (OSError, sqlite3.Error) as error:
             raise StoreBroken(f"looking for free space failed: {self._text(error)}") from error
         free = found.f_bavail * found.f_frsize
-        owed = self._unfolded_bytes + 2 * (self.written_bytes - self._flushed_bytes)
+        owed = self._unfolded_bytes + 3 * (self.written_bytes - self._flushed_bytes)
         left = max(0, free + min(free, unused) - owed)
         return Room(left, min(RESERVE_BYTES, found.f_blocks * found.f_frsize // RESERVE_PART))
 
@@ -376,6 +445,10 @@ class Store:
     def _sql(self, statement: str, *values: Any) -> sqlite3.Cursor:
         assert self._db is not None
         return self._db.execute(statement, values)
+
+    def _many(self, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        assert self._db is not None
+        self._db.executemany(statement, rows)
 
     def _rows(self, query: str) -> Iterator[Any]:
         return iter(self._sql(query))
@@ -439,6 +512,26 @@ def _unpacked(first: int, data: bytes) -> tuple[int, tuple[Entry, ...]]:
     found = msgpack.unpackb(data)
     commit, runs = found if type(found[0]) is int else (0, found)
     return commit, unpack_runs(first - 1, runs)
+
+
+def _segments(rows: Iterable[StateRow]) -> Iterator[bytes]:
+    """Packed, each with as many rows as one may have."""
+    batch: list[StateRow] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += len(row[0]) + len(row[1] or b"")
+        if size >= SEGMENT_MOST_BYTES or len(batch) >= SEGMENT_MOST_ROWS:
+            yield msgpack.packb(batch)
+            batch, size = [], 0
+    if batch:
+        yield msgpack.packb(batch)
+
+
+def _segment_rows(number: int, data: bytes, stored: bytes) -> tuple[StateRow, ...]:
+    _check(stored, _sum(number, data), f"segment {number} of the state")
+    found: tuple[StateRow, ...] = msgpack.unpackb(data, use_list=False)
+    return found
 
 
 def _sum(key: int | str, data: bytes) -> bytes:

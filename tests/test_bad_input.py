@@ -584,8 +584,8 @@ DAMAGES = (
         "a log row exchanged", sql("UPDATE log SET data = x'90'"), OK, NOT_OURS + "the checksum of log entries 1 to 1"
     ),
     Damage("a log row missing", sql("DELETE FROM log WHERE first = 5"), OK, NOT_OURS),
-    Damage("a key's value changed", sql("UPDATE state SET value = x'00' WHERE key = x'6b65792033'"), OK, "state hash"),
-    Damage("a key missing", sql("DELETE FROM state WHERE key = x'6b65792033'"), OK, "state hash"),
+    Damage("keys changed", sql("UPDATE segments SET data = x'90'"), OK, "the checksum of segment 1 of the state"),
+    Damage("keys missing", sql("DELETE FROM segments"), OK, "state hash"),
     Damage("a session exchanged", sql("UPDATE sessions SET data = x'93000090'"), OK, "the checksum of client session"),
     Damage(
         "a promise exchanged",
@@ -600,7 +600,7 @@ DAMAGES = (
         "another format",
         other_format,
         GENERIC,
-        "has format 99, this food reads 1 and 2: install the food that wrote it",
+        "has format 99, this food reads 1 to 3: install the food that wrote it",
     ),
     Damage("the header overwritten", overwritten("food.db", 0, bytes(100)), OK, NOT_OURS + "file is not a database"),
     Damage("noise instead", replaced_by("food.db", NOISE), OK, NOT_OURS + "file is not a database"),

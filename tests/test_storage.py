@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import msgpack
@@ -35,6 +36,11 @@ MEMBERS = MemberList(1, "cluster", (Member("n1", "a"), Member("n2", "b")))
 
 def put(key: bytes, value: bytes) -> bytes:
     packed: bytes = msgpack.packb([0, 0, 0, "put", key, value])
+    return packed
+
+
+def delete(key: bytes) -> bytes:
+    packed: bytes = msgpack.packb([0, 0, 0, "del", key])
     return packed
 
 
@@ -115,7 +121,7 @@ def test_a_store_of_the_first_format_is_read(tmp_path: Path) -> None:
     log = commands(1, 6)
     with closing(Store(tmp_path, "n1")) as store:
         store.save(Save(entries=log[:3], promise=ONE))
-        store._put("format", 1)
+        as_before_segments(store, State(), 1)
         for batch in (log[:3], log[3:]):
             first, data = batch[0].index, msgpack.packb(pack_runs(batch))
             row = (first, batch[-1].index, data, _sum(first, data))
@@ -125,6 +131,115 @@ def test_a_store_of_the_first_format_is_read(tmp_path: Path) -> None:
         found = reopen(tmp_path)
         assert entries(found.log) == log and found.commit == 4
     assert saved(tmp_path, Save(entries=commands(7, 1), commit=6)).commit == 6
+
+
+def test_a_store_of_the_second_format_is_read(tmp_path: Path) -> None:
+    """It had a row a key, also in what was put aside or discarded."""
+    state, save = applied(3_000)
+    with closing(Store(tmp_path, "n1")) as store:
+        store.save(save)
+        as_before_segments(store, state, 2)
+        for name in ("staged_state", "discarded_1"):
+            store._sql(f"CREATE TABLE {name} (key BLOB PRIMARY KEY, value BLOB NOT NULL, revision INTEGER NOT NULL)")
+            store._sql(f"INSERT INTO {name} SELECT * FROM state")
+        store._sql("CREATE TABLE staged_sessions (id INTEGER PRIMARY KEY, data BLOB NOT NULL, sum BLOB NOT NULL)")
+    for _ in range(2):
+        found = reopen(tmp_path)
+        assert found.state.rows == state.rows and list(found.state.keys) == list(state.keys)
+    with closing(Store(tmp_path, "n1")) as store:
+        names = {name for (name,) in store._rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    assert names == {"meta", "log", "segments", "sessions"}
+    (more,) = commands(3_001, 1)
+    state.apply(3_001, more.data)
+    found = saved(tmp_path, Save(entries=[more], changes=state.take_changes(), commit=3_001))
+    assert found.state.rows == state.rows
+
+
+def as_before_segments(store: Store, state: State, number: int) -> None:
+    """Makes it a store of an older format."""
+    store._sql("DROP TABLE segments")
+    store._sql("CREATE TABLE state (key BLOB PRIMARY KEY, value BLOB NOT NULL, revision INTEGER NOT NULL)")
+    store._many("INSERT INTO state VALUES (?, ?, ?)", [(key, *row) for key, row in state.rows.items()])
+    store._put("format", number)
+
+
+# --- Segments ---
+
+
+def held(store: Store) -> int:
+    found: int = store._sql("SELECT total(length(data)) FROM segments").fetchone()[0]
+    return found
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_segments_hold_the_state_and_not_much_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Writes and deletes by chance, over few keys and many, of all sizes, with restarts: the state comes back."""
+    monkeypatch.setattr(storage, "HELD_SLACK_BYTES", 2_000)
+    monkeypatch.setattr(storage, "SEGMENT_MOST_ROWS", 7)
+    monkeypatch.setattr(storage, "SEGMENT_MOST_BYTES", 3_000)
+    rng, state, index = Random(seed), State(), 0
+    keys, most = rng.choice((3, 100, 1_000)), rng.choice((1, 40, 900))
+    store = Store(tmp_path, "n1")
+    for _ in range(150):
+        log = []
+        for _ in range(rng.randrange(60)):
+            index += 1
+            key, value = b"%d" % rng.randrange(keys), rng.randbytes(rng.randrange(most))
+            command = delete(key) if rng.random() < 0.3 else put(key, value)
+            log.append(Entry(index, ONE, Kind.COMMAND, command))
+            state.apply(index, command)
+        store.save(Save(entries=log, promise=ONE, changes=state.take_changes(), commit=index))
+        bound = storage.HELD_MOST * (state.bytes + storage.ROW_BYTES * len(state.rows)) + storage.HELD_SLACK_BYTES
+        brought = sum(len(entry.data) + storage.ROW_BYTES for entry in log)
+        assert store._held_bytes == held(store) <= bound + brought + 100
+        if rng.random() < 0.1:
+            store.close()
+            store = Store(tmp_path, "n1")
+            assert store.recovered.state.rows == state.rows and store._held_bytes == held(store)
+    store.close()
+    assert index > 1_000
+
+
+def rows_of(store: Store) -> dict[bytes, Any]:
+    return store._recover_rows().rows
+
+
+def test_what_was_deleted_makes_room_by_itself(tmp_path: Path) -> None:
+    """Flushes that bring nothing sweep on until most that is void is gone; while the disk is short, almost all."""
+    state, index = State(), 0
+    with closing(Store(tmp_path, "n1")) as store:
+        for index in range(1, 41):
+            state.apply(index, put(b"%d" % index, bytes(500_000)))
+        store.save(Save(changes=state.take_changes(), promise=ONE))
+        for key in range(1, 31):
+            index += 1
+            state.apply(index, delete(b"%d" % key))
+        assert not store.sweep_due
+        flushes = 0
+        for store.short, most in ((False, 11_100_000), (True, 5_700_000)):
+            store.save(Save(changes=state.take_changes()))
+            while store.sweep_due:
+                store.save(Save(changes=state.take_changes()))
+                flushes += 1
+            assert held(store) < most
+        assert flushes >= 3
+        assert rows_of(store) == state.rows
+        store.save(Save(changes=state.take_changes()))
+        assert not store.sweep_due
+
+
+def test_a_segment_damaged_meanwhile_is_noticed_when_it_is_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "HELD_SLACK_BYTES", 0)
+    state, save = applied(300)
+    with closing(Store(tmp_path, "n1")) as store:
+        store.save(save)
+        store._sql("UPDATE segments SET data = x'90' WHERE number = 1")
+        with pytest.raises(StoreCorrupt, match="the checksum of segment 1 of the state does not fit"):
+            for index in range(301, 1_500):
+                state.apply(index, put(b"k7", b"%d" % index))
+                store.save(Save(changes=state.take_changes(), commit=300))
 
 
 def test_state_and_sessions_come_back_and_what_was_deleted_does_not(tmp_path: Path) -> None:
@@ -250,26 +365,6 @@ def test_a_long_save_gives_signs_of_life(tmp_path: Path) -> None:
     assert len(signs) >= 5
 
 
-def test_the_log_is_folded_before_scattered_changes_make_it_large(tmp_path: Path) -> None:
-    """Each of them writes a page, however small it is."""
-    state = State()
-    for index in range(1, 30_001):
-        state.apply(index, put(b"%09d" % index, bytes(200)))
-    index, longest = 30_000, 0
-    with closing(Store(tmp_path, "n1")) as store:
-        store.save(Save(changes=state.take_changes(), promise=ONE, commit=index))
-        store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # type: ignore[union-attr]
-        store.fold()
-        for turn in range(40):
-            for number in range(turn, 30_000, 60):
-                index += 1
-                state.apply(index, put(b"%09d" % (number + 1), bytes(200)))
-            store.save(Save(changes=state.take_changes(), commit=index))
-            longest = max(longest, (tmp_path / "food.db-wal").stat().st_size)
-            store.fold()
-    assert longest < 2 * FOLD_BYTES
-
-
 def test_a_save_cut_short_leaves_nothing(tmp_path: Path) -> None:
     with closing(Store(tmp_path, "n1")) as store:
         store.save(Save(entries=commands(1, 2), promise=ONE))
@@ -385,8 +480,9 @@ def corrupt(directory: Path) -> str:
         ("UPDATE log SET data = CAST(data || x'00' AS BLOB)", "checksum of log entries 1 to 10"),
         ("UPDATE log SET first = 2", "checksum of log entries 2"),
         ("DELETE FROM log", "commit 10"),
-        ("UPDATE state SET value = x'00' WHERE key = x'6b33'", "state hash"),
-        ("DELETE FROM state WHERE key = x'6b33'", "state hash"),
+        ("UPDATE segments SET data = x'90'", "checksum of segment 1 of the state"),
+        ("UPDATE segments SET number = 2", "checksum of segment 2 of the state"),
+        ("DELETE FROM segments", "state hash"),
         ("UPDATE meta SET value = x'92ff' WHERE name = 'promise'", "checksum of promise"),
         ("DELETE FROM meta WHERE name = 'promise'", "promise is missing"),
         ("UPDATE meta SET value = (SELECT value FROM meta WHERE name = 'starts') WHERE name = 'commit'", "of commit"),
@@ -430,7 +526,7 @@ def test_another_format_is_refused_in_words(tmp_path: Path) -> None:
     with closing(Store(tmp_path, "n1")) as store:
         store._put("format", 99)
     with pytest.raises(
-        StoreBroken, match="has format 99, this food reads 1 and 2: install the food that wrote it"
+        StoreBroken, match="has format 99, this food reads 1 to 3: install the food that wrote it"
     ) as caught:
         Store(tmp_path, "n1")
     assert not isinstance(caught.value, StoreCorrupt), "nothing is wrong with it"

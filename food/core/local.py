@@ -49,6 +49,7 @@ class Local:
         self.log = recovered.log
         self.state = recovered.state
         self.remembers = recovered.remembers
+        self.sweep_due = False  # whether the store holds much that is void, which only a flush sweeps out
         self.no_space = ""  # why nothing that needs room is taken now; the disk is looked at elsewhere
         self._voters_of: MemberList | None = None
         self._voters: tuple[str, ...] = ()
@@ -222,7 +223,7 @@ class Local:
         if behind < FLUSH_ENTRIES and now_ms - self._flushed_ms < FLUSH_MS:
             return
         self._flushed_ms = now_ms
-        if behind:
+        if behind or self.sweep_due:
             self._flushed_index = self.state.applied
             self._save.changes = self.state.take_changes()
         self._compact()

@@ -9,7 +9,7 @@ A command is msgpack [session, seq, done, op, args…] (README, "Clients").
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
@@ -86,34 +86,36 @@ def _is_flat(fields: dict[Any, Any]) -> bool:
 
 
 class Changes(NamedTuple):
-    """What changed since the last `take_changes`, for the store's tables; None is a deletion."""
+    """What changed since the last `take_changes`, for the store's tables; None is a deletion.
+
+    `live` are all rows at `applied`, `live_bytes` in keys and values: to be looked at while these are saved, not later.
+    """
 
     applied: int
     revision: int
     hash: int
     rows: dict[bytes, Row | None]
     sessions: dict[int, bytes | None]
+    live: Mapping[bytes, Row]
+    live_bytes: int
 
 
 class Draft:
-    """A state being put together, a few rows at a time, best in the order of keys: no step takes long.
+    """A state being put together, a few rows at a time, best in the order of keys: no step takes long."""
 
-    `keys`, in order, may be told beforehand by who will add the rows in another order.
-    """
-
-    def __init__(self, keys: Iterable[bytes] = ()) -> None:
-        self.rows: dict[bytes, Row] = dict.fromkeys(keys, _AWAITED)
+    def __init__(self) -> None:
+        self.rows: dict[bytes, Row] = {}
         self.sessions: dict[int, bytes] = {}
-        self.added = 0
+        self.added = self.bytes = 0
         self.hash = 0
 
     def add(self, key: bytes, value: bytes, revision: int) -> None:
         row = self.rows[key] = Row(value, revision)
         self.hash ^= _row_hash(key, row)
+        self.bytes += len(key) + len(value)
         self.added += 1
 
 
-_AWAITED = Row(b"", 0)
 VIEW_STRIDE_KEYS = 1_000
 
 
@@ -199,13 +201,15 @@ def needs_room(command: bytes) -> bool:
 
 class State:
     """Invariants: `revision` rises by one for each command that changes a key, and only then; `keys` is `rows`
-    sorted; `hash` is the exclusive-or over all rows, so it does not depend on the order of writing."""
+    sorted; `bytes` are all keys' and values'; `hash` is the exclusive-or over all rows, so it does not depend on the
+    order of writing."""
 
     def __init__(self) -> None:
         self.applied = 0
         self.revision = 0
         self.hash = 0
         self.rows: dict[bytes, Row] = {}
+        self.bytes = 0
         self.keys = SortedList()
         self.sessions: dict[int, Session] = {}  # least recently used first
         self.view: View | None = None  # at most one snapshot is read out at a time
@@ -296,12 +300,14 @@ class State:
         old = self.rows.get(key)
         if old:
             self.hash ^= _row_hash(key, old)
+            self.bytes -= len(key) + len(old.value)
         if value is None:
             del self.rows[key]
             self.keys.remove(key)
         else:
             row = self.rows[key] = Row(value, self.revision)
             self.hash ^= _row_hash(key, row)
+            self.bytes += len(key) + len(value)
             if not old:
                 self.keys.add(key)
         self._changed_rows.add(key)
@@ -345,7 +351,8 @@ class State:
         if draft.added != len(draft.rows):
             raise ValueError(f"{len(draft.rows)} keys of {draft.added} rows")
         self.applied, self.revision, self.hash = applied, revision, state_hash
-        self.rows, self.keys, self.view = draft.rows, SortedList(draft.rows), None  # quick, the rows are in order
+        self.rows, self.bytes, self.view = draft.rows, draft.bytes, None
+        self.keys = SortedList(draft.rows)  # quick when the rows are in order
         unpacked = ((number, Session.unpack(data)) for number, data in draft.sessions.items())
         self.sessions = dict(sorted(unpacked, key=lambda item: (item[1].used, item[0])))
         self._changed_rows.clear()
@@ -356,7 +363,7 @@ class State:
         rows = {key: self.rows.get(key) for key in self._changed_rows}
         sessions = {n: s.pack() if (s := self.sessions.get(n)) else None for n in self._changed_sessions}
         self._changed_rows, self._changed_sessions = set(), set()
-        return Changes(self.applied, self.revision, self.hash, rows, sessions)
+        return Changes(self.applied, self.revision, self.hash, rows, sessions, self.rows, self.bytes)
 
 
 def _row_hash(key: bytes, row: Row) -> int:

@@ -114,7 +114,7 @@ class Disk:
         """What the next process starts from; the start is counted, durably."""
         self.starts += 1
         self.staged = []
-        state, draft = State(), Draft(sorted(self.rows))
+        state, draft = State(), Draft()
         for key, row in self.rows.items():
             draft.add(key, *row)
         draft.sessions = {number: self.sessions[number] for number in sorted(self.sessions)}
