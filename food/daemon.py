@@ -49,6 +49,7 @@ PASS_MS = 5  # how often, under load, the core is told that time passes
 PAUSE_MOST_MS = 400
 MIB = 1024 * 1024
 ROOM_EVERY_MS, ROOM_EVERY_BYTES = 200, MIB  # how often free space is looked at, and after how much of writing
+GC_THRESHOLD = (10_000, 10, 1_000_000)
 ODD_FRAMES_EVERY_MS = 60_000  # how often dropped frames are counted in the log
 ODD_KINDS_MOST = 20
 PR_SET_PDEATHSIG = 1
@@ -371,7 +372,7 @@ def serve(link: Link) -> str | None:
         # What is loaded now is not worth looking at again; and looking through a whole state for cycles, of which
         # there are none, would stop the loop for as long as the watchdog waits.
         gc.freeze()
-        gc.set_threshold(10_000, 10, 1_000_000)
+        gc.set_threshold(*GC_THRESHOLD)
         daemon.run()
         daemon.close()
         return None

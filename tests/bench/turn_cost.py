@@ -9,6 +9,7 @@ file for cProfile's figures.
 from __future__ import annotations
 
 import cProfile
+import gc
 import statistics
 import sys
 import tempfile
@@ -26,7 +27,7 @@ from food.core.message import Message
 from food.core.ready import Save
 from food.core.replica import Replica
 from food.core.state import Result
-from food.daemon import PASS_MS
+from food.daemon import GC_THRESHOLD, PASS_MS
 from food.storage import Store
 from food.wire import decode, encode
 
@@ -145,6 +146,8 @@ def measure(trio: Trio, keys: int) -> dict[int, tuple[float, float]]:
 
 def main() -> None:
     keys = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLD)
     with tempfile.TemporaryDirectory(prefix="food-") as name:
         trio = Trio(Path(name))
         trio.write(-(-keys // FILL), FILL, keys)
