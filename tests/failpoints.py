@@ -79,7 +79,8 @@ POINTS = [
         ("count", "food.core.replica:Replica.saved", "write at primary"),
         ("acknowledge", DAEMON + "send", "write at backup", "Ack"),
         ("answer", DAEMON + "answer", "write at primary", "Result"),
-        ("state-rows", STORE + "_insert_rows", "write at primary"),
+        ("segments", STORE + "_add_segments", "write at primary"),
+        ("sweep", STORE + "_sweep", "write at primary"),
         ("session-rows", STORE + "_insert_sessions", "write at backup"),
         ("state-meta", STORE + "_put", "write at primary", "'state'"),
         ("fold", STORE + "_sql", "write at primary", "wal_checkpoint"),
@@ -119,7 +120,7 @@ POINTS = [
         ("install", STORE + "_install", "fall behind"),
         ("rename-table", STORE + "_sql", "fall behind", "staged_sessions RENAME TO sessions"),
         ("tidy", STORE + "_sql", "fall behind", "DROP TABLE discarded"),
-        ("discard-half", STORE + "_discard", "start with half a snapshot", "staged_state"),
+        ("discard-half", STORE + "_discard", "start with half a snapshot", "staged_segments"),
         ("donate", "food.core.snapshot:Source.chunk", "let another fall behind"),
     ),
     # --- A store that is set aside; members; parameters; keys ---
@@ -208,7 +209,7 @@ POINTS = [
     # --- Calls that fail ---
     Point("daemon", "begin", STORE + "_sql", "write at primary", "BEGIN", "before", BUSY, "saving failed"),
     Point("daemon", "log-row", STORE + "_append", "write at primary", "", "before", FULL, "saving failed"),
-    Point("daemon", "state-rows", STORE + "_many", "write at backup", "INTO state", "after", IO, "saving failed"),
+    Point("daemon", "segments", STORE + "_sql", "write at backup", "INTO segments", "after", IO, "saving failed"),
     Point("daemon", "commit", STORE + "_sql", "write at primary", "'COMMIT'", "before", IO, "saving failed"),
     Point("daemon", "commit", STORE + "_sql", "write at primary", "'COMMIT'", "after", IO, "saving failed"),
     Point("daemon", "fold", STORE + "_sql", "write at primary", "wal_checkpoint", "before", IO, "folding"),

@@ -14,15 +14,21 @@ from food.storage import _sum as checksum
 
 
 def tamper(database: Path, key: bytes, value: bytes) -> None:
-    """`key` has another value in the state's tables of a store that nobody has open; it must be there."""
+    """`key` has another value in the state of a store that nobody has open; it must be there."""
     with contextlib.closing(sqlite3.connect(database)) as db, db:
-        old = Row(*db.execute("SELECT value, revision FROM state WHERE key = ?", (key,)).fetchone())
+        for number, data in db.execute("SELECT number, data FROM segments ORDER BY number").fetchall():
+            rows = {found: (held, at) for found, held, at in msgpack.unpackb(data)}
+            if key in rows:
+                where, kept = number, rows
+        old = Row(*kept[key])
         new = Row(value, old.revision)
+        kept[key] = new
         (packed,) = db.execute("SELECT value FROM meta WHERE name = 'state'").fetchone()
         applied, revision, state_hash = msgpack.unpackb(packed)
         changed = int(state_hash, 16) ^ row_hash(key, old) ^ row_hash(key, new)
         packed = msgpack.packb([applied, revision, f"{changed:x}"])
-        db.execute("UPDATE state SET value = ? WHERE key = ?", (value, key))
+        data = msgpack.packb([(found, *row) for found, row in kept.items()])
+        db.execute("UPDATE segments SET data = ?, sum = ? WHERE number = ?", (data, checksum(where, data), where))
         db.execute(
             "UPDATE meta SET value = ?, sum = ? WHERE name = 'state'",
             (packed, checksum("state", packed)),
