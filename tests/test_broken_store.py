@@ -44,7 +44,7 @@ def went_on_after_a_failed_save(original: Any, self: Store, save: Save) -> None:
 
 def snapshot_installed_as_it_comes(original: Any, self: Store, piece: Piece) -> None:
     original(self, piece)
-    self._insert_rows(piece.rows)
+    self._segment, _ = self._add_segments("segments", self._segment, piece.rows)
 
 
 def sessions_outside_the_snapshot(original: Any, self: Store, sessions: Any, table: str = "sessions") -> None:
@@ -95,6 +95,15 @@ def promise_not_saved(original: Any, self: Store, name: str, value: Any) -> None
         original(self, name, value)
 
 
+def swept_with_what_is_alive(original: Any, self: Store, changes: Any) -> list[Any]:
+    original(self, changes)
+    return []
+
+
+def deletions_not_flushed(original: Any, self: Store, table: str, number: int, rows: Any) -> Any:
+    return original(self, table, number, [row for row in rows if row[1] is not None])
+
+
 def checksums_not_compared(original: Any, *args: Any) -> None:
     return None
 
@@ -133,6 +142,11 @@ def flipped_frame(tmp_path: Path) -> None:
     of_store.test_damage_in_the_middle_of_the_write_ahead_log_is_corruption(tmp_path, 0.3)
 
 
+def segments(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        of_store.test_segments_hold_the_state_and_not_much_more(tmp_path, monkeypatch, 1)
+
+
 def cut_inside_a_row(tmp_path: Path) -> None:
     of_store.test_truncation_inside_a_row_keeps_its_front(tmp_path, 500)
 
@@ -152,6 +166,8 @@ DEFECTS: tuple[tuple[Callable[..., Any], Any, str, Check], ...] = (
     (compaction_keeps_another_list, Store, "_put", of_store.test_a_compaction_keeps_the_list_that_ruled_there),
     (start_not_counted, Store, "_put", of_store.test_a_new_store_is_blank_and_keeps_its_id),
     (promise_not_saved, Store, "_put", of_store.test_log_promise_commit_and_what_is_remembered_come_back),
+    (swept_with_what_is_alive, Store, "_sweep", segments),
+    (deletions_not_flushed, Store, "_add_segments", segments),
     (checksums_not_compared, storage, "_check", flipped_checksum),
     (write_ahead_log_not_scanned, wal, "damage", flipped_frame),
 )
