@@ -86,6 +86,7 @@ POINTS = [
         ("fold", STORE + "_sql", "write at primary", "wal_checkpoint"),
         ("compact", STORE + "_sql", "write at backup", "DELETE FROM log WHERE last"),
         ("cut-tail", STORE + "_truncate", "cut a tail"),
+        ("delete-rows", STORE + "_delete", "write at backup", "'sessions'"),
     ),
     # --- Start and stop ---
     *_sides(
@@ -223,6 +224,8 @@ POINTS = [
     Point("daemon", "last-part", "zmq:Socket.send", "lose half a reply", "", "before", "zmq EAGAIN", "unforeseen"),
     Point("daemon", "send", "zmq:Socket.send", "write at primary", "", "before", "zmq ENOBUFS", "unforeseen"),
     Point("daemon", "link", "socket:socket.send", "write at primary", "", "before", "os EAGAIN"),
+    Point("daemon", "log-line", "food.journal:Journal._write", "start", "", "before", "os ENOSPC"),
+    Point("guardian", "log-line", "food.journal:Journal._write", "start", "", "before", "os ENOSPC"),
     Point("guardian", "link", "socket:socket.send", "reload", "", "before", "os EAGAIN"),
     Point("guardian", "lock", "fcntl:flock", "start", "", "before", "os ENOLCK", "guardian.lock cannot"),
     Point("guardian", "fork", "os:fork", "start", "", "before", "os EAGAIN", "Resource temporarily unavailable"),
