@@ -144,7 +144,7 @@ def flipped_frame(tmp_path: Path) -> None:
 
 def segments(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
-        of_store.test_segments_hold_the_state_and_not_much_more(tmp_path, monkeypatch, 1)
+        of_store.test_segments_hold_the_state_and_not_much_more(tmp_path, monkeypatch, 0)
 
 
 def cut_inside_a_row(tmp_path: Path) -> None:
