@@ -39,6 +39,7 @@ KINDS = {
 }
 
 
+@pytest.mark.timeout(1_200)  # some 150 s on two idle cores
 def test_every_seed_holds() -> None:
     with get_context("spawn").Pool(os.cpu_count()) as pool:
         outcomes: list[Outcome] = pool.map(counted, range(SEEDS), chunksize=20)
