@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO, cast
+from unittest import mock
 
 import test_agent as agent_test
 from failpoints import BY_NAME, ROOT, Point, arm
@@ -29,7 +30,6 @@ from load import Final, Report, _parser, check, read_history
 from load import Load as Writers
 from real_node import RealNode
 
-import food.member
 from food import locks
 from food.calls import FoodError
 from food.client import Client
@@ -46,9 +46,8 @@ HIT_S = 15.0
 ENDS_S = 0.3  # what a failed call ends is gone by then, or stays
 SERVES_S = 20.0
 RECURRING = {"OCF_RESKEY_CRM_meta_interval": "10000"}
+LOOK_S = 0.05  # between two steps of a member command
 BIG = 100_000  # bytes: some of these, and the log is compacted past whoever is down
-
-food.member.LOOK_S = 0.05
 
 
 def launched(node: agent_test.Node) -> list[str]:
@@ -555,7 +554,7 @@ def _damage_the_store(clone: Clone, point: Point, at: int) -> Provoked:
         deadline = time.monotonic() + SERVES_S
         with clone.client() as client:
             while node.score is None and time.monotonic() < deadline:  # the old one seems to answer for a moment
-                change(client, "replace", node.name, False, SERVES_S, lambda _: None)
+                _change(client, "replace", node)
                 time.sleep(0.05)
 
     return node, replace
@@ -606,6 +605,11 @@ def _kill_a_backups_daemon(clone: Clone, point: Point, at: int) -> Provoked:
     return node, None
 
 
+def _change(client: Client, op: str, node: Node) -> None:
+    with mock.patch("food.member.LOOK_S", LOOK_S):
+        change(client, op, node.name, op != "replace", SERVES_S, lambda _: None)
+
+
 def _demoted(clone: Clone) -> Node:
     assert clone.primary
     old, clone.primary = clone.primary, None
@@ -641,6 +645,6 @@ def _members_changed(clone: Clone, hurt: Node | None, point: Point, at: int) -> 
         command.wait(SERVES_S)
         with clone.client() as client:
             for op in ("remove", "add") if point.process == "foodctl" else ("add",):
-                change(client, op, leaver.name, True, SERVES_S, lambda _: None)
+                _change(client, op, leaver)
 
     return hurt, restore
