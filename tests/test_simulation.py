@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from multiprocessing import get_context
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from sim import invariants
@@ -25,6 +26,7 @@ from sim.trace import USEFUL_LINES
 
 SEEDS = int(os.environ.get("FOOD_SEEDS", "4000"))
 DEFECT_SEEDS_MOST = 300
+CLIENTS_SEEDS_MOST = 50
 KINDS = {
     *("crash", "crash publish", "crash save", "crash saved", "crash send", "crash answer", "pause", "clock"),
     *("cut in", "cut out", "cut both", "weather", "PUB at its high-water mark", "published message dropped"),
@@ -87,6 +89,13 @@ def test_a_rule_left_out_is_noticed(name: str) -> None:
     shown = SHOWN[name]
     assert broken_by(name, shown.seed, shown.temper), "not in this world: run tests/simulate --defects"
     assert counted(shown.seed, BY_NAME[shown.temper] if shown.temper else None).broken is None
+
+
+@pytest.mark.parametrize("name", ["duplicates_applied_again", "served_before_the_barrier"])
+def test_clients_alone_notice_it(name: str) -> None:
+    """With every rule about nodes silent, what clients saw still is not linearizable."""
+    with DEFECTS[name](), patch.object(invariants, "must", lambda *_: None):
+        assert any("not linearizable" in str(counted(seed).broken) for seed in range(CLIENTS_SEEDS_MOST))
 
 
 def test_every_defect_is_shown() -> None:
