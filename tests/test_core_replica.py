@@ -89,6 +89,21 @@ def test_a_primary_that_is_cut_off_gives_its_score_up_where_others_could_lead(si
     assert (wish.score, wish.why, wish.unless_alone) == (score, ISOLATED, score is None)
 
 
+def test_a_primary_that_is_cut_off_with_a_list_of_two_which_nobody_else_has_gives_its_role_to_the_three() -> None:
+    stage = founded(3)
+    assert stage.change("n1", "n1.1", "n2.1") is None
+    stage.drop()
+    for _ in range(30):
+        stage.tick("n1")
+        stage.drop()
+    wish = stage.node("n1").running.wish
+    assert (wish.score, wish.why, wish.unless_alone) == (None, ISOLATED, True)
+    stage.run(1_000, "n2", "n3")
+    stage.demote("n1")
+    stage.promote("n2", "n2", "n3")
+    assert stage.role("n2") == "primary"
+
+
 def test_demote_of_a_cut_off_primary_does_not_wait() -> None:
     stage = founded(3)
     stage.propose("n1", b"a")

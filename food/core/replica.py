@@ -429,8 +429,11 @@ class Replica:
         if self.leading and not self.leading.draining:
             if now_ms - self.leading.contact_ms(now_ms) > self.isolation_ms:
                 # Of two, neither can lead without the other: there is nobody to give the role to. What the other one
-                # shows may be all that is left of it, until Corosync has noticed.
-                needed = quorum.majority(self.local.voters) == len(self.local.voters)
+                # shows may be all that is left of it, until Corosync has noticed. A list that is not committed may
+                # rule here only: with the former one others may lead.
+                local = self.local
+                settled = local.log.members_index <= local.commit
+                needed = settled and quorum.majority(local.voters) == len(local.voters)
                 wish = Wish(SCORE_PRIMARY, ISOLATED) if needed else Wish(None, ISOLATED, unless_alone=True)
                 return self.scores.update(wish, now_ms, at_once=False)
             return self.scores.update(Wish(SCORE_PRIMARY, "primary"), now_ms, at_once=changed)
