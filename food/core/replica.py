@@ -70,7 +70,6 @@ class Replica:
         self.leading: Leading | None = None
         self.failure: str | None = None  # why the last promote failed, or why the leadership was lost
         self.ordered = False  # the cluster manager promoted us and has not demoted us
-        self.expected: str | None = None  # node that will be primary, if the manager told us
         self.withheld = ""  # why the cluster manager must not promote this node, whatever its log holds
         self._judged_withheld = ""
         self._promote_deadline_ms = 0
