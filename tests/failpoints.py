@@ -86,7 +86,8 @@ POINTS = [
         ("fold", STORE + "_sql", "write at primary", "wal_checkpoint"),
         ("compact", STORE + "_sql", "write at backup", "DELETE FROM log WHERE last"),
         ("cut-tail", STORE + "_truncate", "cut a tail"),
-        ("delete-rows", STORE + "_delete", "write at backup", "'sessions'"),
+        ("delete-sessions", STORE + "_delete_sessions", "write at backup"),
+        ("swept", STORE + "_sql", "write at primary", "DELETE FROM segments"),
     ),
     # --- Start and stop ---
     *_sides(
@@ -382,6 +383,7 @@ def _small_limits() -> None:
     snapshot.CHUNK_MOST_BYTES = 20_000
     donor.SOURCE_IDLE_MS = 300  # else the log is kept for a reader that was killed
     storage.FOLD_BYTES = 256 * 1024
+    storage.HELD_MOST, storage.HELD_SLACK_BYTES = 1.1, 5_000
 
 
 def main(process: str, arguments: list[str]) -> int:

@@ -7,12 +7,13 @@ passes, often, by `tests/failpoints`.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator
 
 import pytest
 from clone import Clone, launched
-from failpoints import EXTERNAL, POINTS, Point, arm
+from failpoints import BY_NAME, EXTERNAL, POINTS, Point, arm
 from fake_tools import eventually
 from test_external import External
 
@@ -49,6 +50,19 @@ def clones() -> Iterator[Clones]:
     found = Clones()
     yield found
     found.close()
+
+
+def test_every_point_is_a_function_that_ships() -> None:
+    missing = [point.name for point in BY_NAME.values() if not point.target.startswith("agent:") and not _there(point)]
+    assert not missing, f"moved or renamed: {missing}"
+
+
+def _there(point: Point) -> bool:
+    module, path = point.target.split(":")
+    owner: object = importlib.import_module(module)
+    for name in path.split("."):
+        owner = getattr(owner, name, None)
+    return callable(owner)
 
 
 @pytest.mark.parametrize("point", chosen(POINTS), ids=lambda point: point.name)
