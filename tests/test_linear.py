@@ -100,6 +100,10 @@ BAD: dict[str, list[Row]] = {
     "known of on another key, read too early here": [
         put("a", 1, 0, 1), put("b", 2, 2, 30), put("c", 3, 3, 4, key="l"), get("a", 1, 10, 11)
     ],
+    "gone before another key's earlier change was asked for": [
+        put("a", 1, 0, 1), delete(5, 2, 20), put("b", 4, 8, 9, key="l"), get(None, 0, 3, 4)
+    ],
+    "deleted, though all that could have written it does not fit": [cas(5, "a", None, 0), delete(7, 1, 2)],
     "unknown, but before one known of on another key": [
         put("a", None, 0), put("c", 5, 1, 2, key="l"), get(None, 0, 3, 4), get("a", 4, 5, 6)
     ],
