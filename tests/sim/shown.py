@@ -29,9 +29,7 @@ SHOWN: dict[str, Shown] = {
     "same_number_promised_twice": Shown(1, None, "Violation: first come for a number: the promised number"),
     "promise_not_saved": Shown(0, None, "Violation: the promise is durable before anything that "),
     "restart_keeps_leading": Shown(0, None, "Violation: a primary that restarts is a backup"),
-    "seal_answered_without_stepping_down": Shown(
-        0, None, "Violation: a member steps down before it answers a newer Sea"
-    ),
+    "seal_answered_without_stepping_down": Shown(0, None, "Violation: a member steps down before it answers a newe"),
     "rolled_back_store_votes": Shown(25, None, "Violation: liveness: not every node is a member within "),
     "pairs_that_merely_add_up": Shown(2, None, "Violation: a majority durably promised an epoch before "),
     "older_epochs_followed": Shown(0, None, "AssertionError: "),
@@ -46,9 +44,7 @@ SHOWN: dict[str, Shown] = {
     "matched_not_reset": Shown(0, None, "Violation: an Ack speaks only of what the primary's log"),
     "commit_up_to_what_is_held": Shown(3, None, "Violation: commit <= matched"),
     "every_append_cuts_the_tail": Shown(0, None, "Violation: an entry that was committed is never cut"),
-    "what_stands_before_is_not_compared": Shown(
-        46, None, "Violation: log matching: an equal position means an equal pr"
-    ),
+    "what_stands_before_is_not_compared": Shown(46, None, "Violation: log matching: an equal position means an equ"),
     "what_is_held_is_acknowledged": Shown(46, None, "Violation: an Ack speaks only of what the primary's log"),
     "cut_in_memory_only": Shown(0, None, "Violation: no holes"),
     "counted_before_its_own_save": Shown(8, None, "Violation: what is committed is on the disks of W membe"),
