@@ -30,6 +30,7 @@ TIMEOUT_S = 10.0
 ROUND_MS = 20  # longest sleep between two looks at the retry rules
 STATUS_WAIT_S = 1.0  # for endpoints that do not answer, when others did
 REFUSED_PAUSE_S = 1.0  # between two attempts at an endpoint that refused the handshake: ZeroMQ itself tries no more
+HANDSHAKE_MS = 8_000
 CLOSE_WAIT_S = 0.5  # for closing the session; the servers evict what stays behind
 RANGE_LIMIT = 1000
 
@@ -132,9 +133,10 @@ def _connect(socket: zmq.Socket[bytes], endpoint: str, keys: ClientKeys | None) 
     socket.setsockopt(zmq.SNDHWM, 64)
     socket.setsockopt(zmq.MAXMSGSIZE, REPLY_MOST_BYTES)
     # A cut link leaves the kernel's SYN in its backoff (1, 3, 7 s…), and a stopped peer's kernel still accepts:
-    # give up on both soon and start anew.
+    # give up on both and start anew. On a handshake not soon: when the role has moved all clients come at once, and
+    # where each takes longer than its patience nobody ever gets in.
     socket.setsockopt(zmq.CONNECT_TIMEOUT, 1000)
-    socket.setsockopt(zmq.HANDSHAKE_IVL, 2000)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     socket.setsockopt(zmq.RECONNECT_IVL, 50)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
     socket.setsockopt(zmq.HEARTBEAT_IVL, 500)

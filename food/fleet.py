@@ -22,7 +22,9 @@ from .keyring import Keyring
 
 TICK_S = 0.01
 DRAIN_MOST = 64  # frames taken from one socket before the others have their turn
-REOPEN_S = 3.0  # a connection that has not come about for so long is begun anew: ZeroMQ may have given it up
+# A connection that has not come about for so long is begun anew: ZeroMQ may have given it up. Longer than a handshake's
+# patience (food/client.py): what is begun anew goes to the end of a crowd.
+REOPEN_S = 10.0
 FILES_PER_CLIENT = 4  # descriptor of the mailbox, of the connection, of one more of each during a failover
 FILES_SPARE = 128
 

@@ -52,6 +52,10 @@ BACKLOG = 1024
 SPIN_S = 0.000_2
 RELINK_MS = 1_000  # how soon a link is made anew whose handshake failed: ZeroMQ itself never tries again
 
+# Longer than the handshakes of all clients at once take on a busy machine, of which each has a small share: given up
+# sooner none of them would ever end, and all would begin again.
+HANDSHAKE_MS = 8_000
+
 # Linux: bind to an address that is not here, or not yet. Python names neither.
 IP_FREEBIND, IPV6_FREEBIND = 15, 78
 
@@ -67,7 +71,7 @@ _LINK_OPTIONS = {
     zmq.HEARTBEAT_IVL: 500,
     zmq.HEARTBEAT_TIMEOUT: 1500,
     zmq.CONNECT_TIMEOUT: 1000,
-    zmq.HANDSHAKE_IVL: 2000,  # a stopped peer's kernel accepts, and nobody says hello
+    zmq.HANDSHAKE_IVL: HANDSHAKE_MS,  # a stopped peer's kernel accepts, and nobody says hello
     zmq.RECONNECT_IVL: 50,
     zmq.RECONNECT_IVL_MAX: 500,
     zmq.TCP_KEEPALIVE: 1,

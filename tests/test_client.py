@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from slow_link import SlowLink
 from standin import StandIn
 
 from food.calls import (
@@ -16,14 +17,19 @@ from food.calls import (
     CompareFailed,
     FoodError,
     NoSpace,
+    Outcome,
     OutcomeUnknown,
     ProtocolError,
+    Request,
     TooLarge,
     Unavailable,
     printable,
 )
 from food.client import Client, Item, Row, default_endpoints
 from food.directory import CLAIM_FRESH_S, LEARNED_MOST, Directory, address
+from food.fleet import Fleet
+
+SLOW_S = 3.0
 
 
 @pytest.fixture
@@ -349,6 +355,29 @@ def test_status_follows_the_hint_to_the_primary(cluster: StandIn) -> None:
 
 
 # --- Endpoints ---
+
+
+@pytest.mark.parametrize("kind", ["client", "fleet"])
+def test_who_is_slow_to_greet_is_waited_for(kind: str) -> None:
+    """When the role has moved all clients come at once: where they gave up on each other's handshakes, and began them
+    again, nobody would ever get in."""
+    with StandIn(1) as cluster:
+        cluster.hints = False
+        host, port = cluster.endpoints[0].split(":")
+        with SlowLink(host, int(port), SLOW_S) as link:
+            if kind == "client":
+                with Client([link.endpoint], timeout_s=3 * SLOW_S) as client:
+                    assert client.put(b"k", b"v") == 1
+            else:
+                outcomes: list[Outcome] = []
+                fleet = Fleet([link.endpoint], 1)
+                member = fleet.add(lambda member, outcome, now: outcomes.append(outcome))
+                member.submit(Request("w", "put", (b"k", b"v")), time.monotonic(), 3 * SLOW_S)
+                while not outcomes:
+                    fleet.round(0.1)
+                fleet.close()
+                assert outcomes == [Outcome(1)]
+            assert link.accepted <= 2, "it was begun anew"
 
 
 def test_unix_sockets(tmp_path: Path) -> None:

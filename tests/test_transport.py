@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import zmq
+from slow_link import SlowLink
 
 from food import transport
 from food.gate import client_keys, come_with
@@ -354,3 +355,16 @@ def test_noise_on_a_port_is_survived(sockets: tuple[Transport, Transport], offse
     while b"still there" not in heard:  # what looks like ZMTP's first version comes through, as noise
         assert comes(two, two.peers) and time.monotonic() < deadline
         heard |= {frames[-1] for frames in take(two.peers)}
+
+
+def test_a_client_that_is_slow_to_greet_is_waited_for(run_dir: Path) -> None:
+    """On a busy machine whose clients all come at once each of them is."""
+    node = Transport(HERE, PORT, run_dir, keys=KEYS)
+    with SlowLink(HERE, PORT + 2, 3.0) as link, zmq.Context() as context, context.socket(zmq.DEALER) as client:
+        client.setsockopt(zmq.LINGER, 0)
+        come_with(client, client_keys(KEYS))
+        client.connect(f"tcp://{link.endpoint}")
+        client.send(b"hello")
+        assert comes(node, node.clients, 8.0)
+        assert link.accepted == 1, "it was turned away"
+    node.close()

@@ -156,8 +156,10 @@ class Soak:
         """LabError when the cluster does not come back, or when the faults cause no failovers."""
         load_options = ["--contenders", str(CONTENDERS), "--contender-rate", str(CALLS_A_SECOND), "--keys", str(KEYS)]
         running: Load
-        numbers = {"writers": WRITERS, "readers": READERS, "rate": WRITES_A_SECOND}
-        with self._in_a_hurry(), self.cluster.load(*load_options, **numbers) as running:
+        with (
+            self._in_a_hurry(),
+            self.cluster.load(*load_options, writers=WRITERS, readers=READERS, rate=WRITES_A_SECOND) as running,
+        ):
             self.history = running.path
             gaps = Gaps(Tail(running.path).lines)
             number = first
