@@ -30,7 +30,7 @@ TIMEOUT_S = 10.0
 ROUND_MS = 20  # longest sleep between two looks at the retry rules
 STATUS_WAIT_S = 1.0  # for endpoints that do not answer, when others did
 REFUSED_PAUSE_S = 1.0  # between two attempts at an endpoint that refused the handshake: ZeroMQ itself tries no more
-HANDSHAKE_MS = 8_000
+HANDSHAKE_MS, HEARTBEAT_MS = 8_000, 5_000  # as the servers' (food/transport.py)
 CLOSE_WAIT_S = 0.5  # for closing the session; the servers evict what stays behind
 RANGE_LIMIT = 1000
 
@@ -140,7 +140,7 @@ def _connect(socket: zmq.Socket[bytes], endpoint: str, keys: ClientKeys | None) 
     socket.setsockopt(zmq.RECONNECT_IVL, 50)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
     socket.setsockopt(zmq.HEARTBEAT_IVL, 500)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 1500)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_MS)
     if endpoint.removeprefix("tcp://").startswith("["):
         socket.setsockopt(zmq.IPV6, 1)
     if keys:

@@ -55,6 +55,8 @@ RELINK_MS = 1_000  # how soon a link is made anew whose handshake failed: ZeroMQ
 # Longer than the handshakes of all clients at once take on a busy machine, of which each has a small share: given up
 # sooner none of them would ever end, and all would begin again.
 HANDSHAKE_MS = 8_000
+# Clients' heartbeats are answered by the same thread as all handshakes: a crowd of these must not end what stands.
+CLIENT_HEARTBEAT_MS = 5_000
 
 # Linux: bind to an address that is not here, or not yet. Python names neither.
 IP_FREEBIND, IPV6_FREEBIND = 15, 78
@@ -166,6 +168,7 @@ class Transport:
 
     def _router(self, queue_most: int) -> zmq.Socket[bytes]:
         socket = self._socket(zmq.ROUTER, queue_most, FRAME_MOST_BYTES)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, CLIENT_HEARTBEAT_MS)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an answer that cannot be delivered is counted
         return socket
 

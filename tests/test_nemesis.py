@@ -127,6 +127,7 @@ def test_what_is_wrong_is_not_clean(wrong: str) -> None:
     broken.not_linearizable = "key k: no order"
     assert not broken.clean and "NOT linearizable: key k: no order" in text(broken)
     assert not Report(SEED, 3, 0.0).clean, "no verdict, no success"
+    assert "no failovers in no rounds" in text(Report(SEED, 3, 0.0))
 
 
 def test_the_picture_shows_each_round(tmp_path: Path) -> None:

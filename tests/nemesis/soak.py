@@ -343,7 +343,7 @@ def text(report: Report) -> str:
     lines = [
         f"food soak: {done}, {report.nodes} nodes, {report.took_s / 60:.1f} minutes, seed {report.seed}",
         "",
-        *table(report.rounds),
+        *(table(report.rounds) if report.rounds else ()),
         "",
         by_hand(report.rounds),
     ]
