@@ -6,12 +6,11 @@ saved CIB, and what crm_simulate then plans is done to the members, until neithe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
-from scheduler import Scheduler
+from scheduler import RESOURCE, Scheduler
 from sim.node import Node
 from sim.stage import Stage
 
@@ -44,24 +43,39 @@ class Links(Stage):
             super().carry(source, target, message, published)
 
 
+class Deciding(Guardian):
+    """A guardian that writes no files and runs no tools; its time is the world's."""
+
+    def __init__(self, name: str, nodes: list[str], now_s: float):
+        super().__init__({"id": RESOURCE, "user": "root", "node": name}, {}, foreground=True)
+        self.watch = Watch(now_s, 1_500)
+        self.watch.node, self.watch.nodes = name, nodes
+
+    def write_reason(self, text: str) -> None:
+        pass
+
+    def keep_attribute_names(self, attributes: Mapping[str, str | None]) -> None:
+        pass
+
+
 class Instance:
     """One node's guardian and its daemon; the pipe between them is a call."""
 
     def __init__(self, world: World, name: str):
         self.world, self.name = world, name
-        self.guard = Watch(world.now_s, 1_500)
-        self.guard.node, self.guard.nodes = name, world.stage.names
+        self.guardian = Deciding(name, world.stage.names, world.now_s)
+        self.guard = self.guardian.watch
         self._orders = 0
         self._open: set[int] = set()
         replica = world.stage.node(name).running
-        self.control = Control(replica, cast(Any, self), "food", lambda level, text: None, world.stage.now)
+        self.control = Control(replica, cast(Any, self), RESOURCE, lambda level, text: None, world.stage.now)
 
     # What Control sees of its Link
 
     def order(self, **fields: Any) -> int:
         self._orders += 1
         self._open.add(self._orders)
-        Guardian.take_order(cast(Any, self.guardian), {"order": self._orders, **fields}, self.world.now_s)
+        self.guardian.take_order({"order": self._orders, **fields}, self.world.now_s)
         return self._orders
 
     def tell(self, **fields: Any) -> None:
@@ -73,26 +87,13 @@ class Instance:
 
     # What the guardian does
 
-    @property
-    def guardian(self) -> SimpleNamespace:
-        """As much of a Guardian as its methods need that are called here."""
-        book = SimpleNamespace(node=self.name)
-        return SimpleNamespace(
-            watch=self.guard,
-            resource="food",
-            master=True,
-            book=book,
-            write_reason=lambda reason: None,
-            keep_attribute_names=lambda attributes: None,
-        )
-
     def jobs(self) -> None:
         guard, now = self.guard, self.world.now_s
         while (job := guard.next_job(now, busy=False)) is not None:
             if job.kind == "nodes" or job.kind.endswith("attribute"):
                 guard.done(job, True, job.value, "", now)  # read from Corosync, or for people only
                 continue
-            status, output = self.world.scheduler.run(Guardian.command(cast(Any, self.guardian), job))
+            status, output = self.world.scheduler.run(self.guardian.command(job))
             guard.done(job, *read_answer(job, status, output), "", now)
         for order, _ in guard.answers:
             self._open.discard(order)
