@@ -46,6 +46,8 @@ HIT_S = 15.0
 ENDS_S = 0.3  # what a failed call ends is gone by then, or stays
 SERVES_S = 20.0
 RECURRING = {"OCF_RESKEY_CRM_meta_interval": "10000"}
+LOG_SHOWN = 3_000  # characters of each node's log, when something is wrong
+LET_GO_S = 0.4  # then no log is kept any more for a reader that is gone
 LOOK_S = 0.05  # between two steps of a member command
 BIG = 100_000  # bytes: some of these, and the log is compacted past whoever is down
 
@@ -122,7 +124,20 @@ class Load:
     def __init__(self, clone: Clone, name: str, shared: bool):
         self.out = Out(clone.directory / f"{name}.jsonl")
         argv = ["--endpoints", ",".join(node.endpoint for node in clone), "--key-file", str(clone.key_file)]
-        argv += ["--name", name, "--writers", "3", "--readers", "1", "--rate", "60", "--timeout", "60"]
+        argv += [
+            "--seconds",
+            "600",
+            "--name",
+            name,
+            "--writers",
+            "3",
+            "--readers",
+            "1",
+            "--rate",
+            "60",
+            "--timeout",
+            "60",
+        ]
         options = _parser().parse_args([*argv, *(["--shared"] if shared else [])])
         self._writers = Writers(options, cast("TextIO", self.out))
         self.complete = self._given_up = False
@@ -299,6 +314,19 @@ class Clone:
     def endure(self, point: Point, later: int = 0) -> None:
         """Passes the point (so many passes later), recovers what died, and looks at everything."""
         self.broken = True  # until the end is reached
+        try:
+            self._endure(point, later)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self._describe()}") from error
+        self.broken = False
+
+    def _describe(self) -> str:
+        lines = [f"primary: {self.primary and self.primary.name}"]
+        for node in self:
+            lines += [f"{node.name}: lives: {node.lives}, score {node.score}; {node.errors}", node.log[-LOG_SHOWN:]]
+        return "\n".join(lines)
+
+    def _endure(self, point: Point, later: int) -> None:
         provoke = PROVOCATIONS[point.provoke]
         load = Load(self, f"load{len(self.loads)}", shared=provoke in WRITING)
         self.loads.append(load)
@@ -317,7 +345,6 @@ class Clone:
             afterwards()
         self._judge(load)
         self.tally.points += 1
-        self.broken = False
 
     def _hear(self, hurt: Node, point: Point, log_from: int) -> None:
         """What is said of a failure: in the log, or by the action that was under way."""
@@ -621,7 +648,9 @@ def _left_behind(clone: Clone, node: Node) -> None:
     """Down, and what it lacks is compacted away."""
     clone.stop(node)
     with clone.client() as client:
-        for number in range(6):
+        for number in range(8):
+            if number == 6:
+                time.sleep(LET_GO_S)
             client.put(b"big %d" % number, os.urandom(BIG))
 
 
