@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 
 import msgpack
 
+from .core.packed import unpackb
+
 FRAME_MOST_BYTES = 2 * 1024 * 1024  # of a client's or control request, and of its reply
 # Items of one array or map. The header alone makes msgpack lay it out, up to a thousand of them inside each other:
 # without these bounds a frame of 2 MiB took Debian's msgpack 1.0.3 five seconds [tried].
@@ -43,7 +45,7 @@ def unpack(frame: bytes, limit_bytes: int, items_most: int = ITEMS_MOST) -> Any:
     if len(frame) > limit_bytes:
         raise BadFrame(f"frame of {len(frame)} bytes, the limit is {limit_bytes}")
     try:
-        return msgpack.unpackb(
+        return unpackb(
             frame,
             raw=False,
             strict_map_key=True,

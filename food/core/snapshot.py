@@ -6,14 +6,13 @@ the order of View.items. A snapshot is named by the position it ends at and its 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgpack
 
 from .entries import pack_members, unpack_members
 from .message import Chunk, Epoch, MemberList, Position
-from .packed import is_whole, unpacked
+from .packed import is_whole, unpacked, unpacked_all
 from .state import Draft, State, View
 
 CHUNK_MOST_BYTES = 256 * 1024
@@ -121,7 +120,7 @@ class Assembly:
         assert chunk.number == self.next and chunk.at == self.at, "pieces of different snapshots never mix"
         self.next += 1
         piece = Piece(self.at, chunk.number, [], [])
-        for item in _items(chunk.data):
+        for item in unpacked_all(chunk.data, ITEM_PARTS_MOST):
             match item:
                 case [bytes(key), bytes(value), revision] if key > self._last and is_whole(revision):
                     self._last = key
@@ -145,14 +144,3 @@ class Assembly:
         state = State()
         state.restore(self.at.index, snapshot.revision, snapshot.hash, draft)
         return state
-
-
-def _items(data: bytes) -> Iterator[Any]:
-    """Raises ValueError. A torn one at the end is left out: the number that was announced tells."""
-    limits = dict.fromkeys(("max_array_len", "max_map_len"), ITEM_PARTS_MOST)
-    unpacker = msgpack.Unpacker(max_buffer_size=len(data) + 1, max_ext_len=0, **limits)
-    unpacker.feed(data)
-    try:
-        yield from unpacker
-    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
-        raise ValueError(str(error) or type(error).__name__) from None
