@@ -131,6 +131,15 @@ class Daemon:
         place = set_aside(self._data_dir, why, time.strftime("%Y%m%d-%H%M%S"))
         self.journal.error(f"{why}; the store was moved to {place}; this node comes back as an empty learner")
 
+    def retire(self, why: str) -> str:
+        """Ends with a store that must not vote any more; returns the reason."""
+        self.close()
+        try:
+            self._set_aside(why)
+        except StoreBroken as error:
+            return str(error)
+        return why
+
     # --- The loop ---
 
     def run(self) -> None:
@@ -376,11 +385,8 @@ def serve(link: Link) -> str | None:
         daemon.run()
         daemon.close()
         return None
-    except StoreUnusable as error:
-        assert daemon is not None
-        daemon.close()
-        daemon._set_aside(str(error))
-        return str(error)
+    except (StoreUnusable, StoreCorrupt) as error:
+        return daemon.retire(str(error)) if daemon else str(error)
     except (StoreBroken, CannotListen) as error:
         return str(error)
     except AssertionError as error:

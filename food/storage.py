@@ -10,6 +10,7 @@ Only this file knows SQL. Any failure to save is fatal to the process: what was 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import uuid
@@ -30,10 +31,12 @@ from .core.snapshot import Piece, Snapshot
 from .core.state import Changes, Draft, State
 from .wire import pack_runs, unpack_runs
 
+FILES = ("food.db", "food.db-wal", "food.db-shm", "food.db-journal")
 FORMAT = 3
 FORMATS_READ = (1, 2, 3)  # 1 has no commit index in the log's rows; 1 and 2 have a row a key instead of segments
 ROW_MOST_ENTRIES = 1_000  # of the log in one row
 ROW_MOST_BYTES = 4 * 1024 * 1024
+READ_BYTES = 1024 * 1024  # of a file, between two signs of life
 SEGMENT_MOST_ROWS = 1_000
 SEGMENT_MOST_BYTES = 1024 * 1024
 ROW_BYTES = 16  # what a segment has of a row beside key and value, about
@@ -72,11 +75,22 @@ TIDY_FOLD_BYTES = 64 * 1024  # about what deleting them writes
 StateRow = tuple[bytes, bytes | None, int]  # key, value or None for a deletion, revision
 SEEN = "seen "  # meta: what is remembered of a store, by its id
 
-REMEDIES = {
+DIRECTORY_REMEDY = "the directory must be there, and be the daemon's to write"
+DISK_REMEDY = "the kernel's log (dmesg) says more: make room, or replace the disk"
+REMEDIES = {  # by SQLite's names of errors, without the last parts, and the system's
     "SQLITE_BUSY": "another process has it open",
-    "SQLITE_CANTOPEN": "the directory must be there, and be the daemon's to write",
+    "SQLITE_CANTOPEN": DIRECTORY_REMEDY,
+    "SQLITE_CORRUPT": DISK_REMEDY,
     "SQLITE_FULL": "make room",
-    "SQLITE_IOERR_LOCK": "its files must be the daemon's to write: chown them to `user`",
+    "SQLITE_READONLY": DISK_REMEDY,
+    "SQLITE_IOERR": DISK_REMEDY,
+    "SQLITE_IOERR_LOCK": f"its files must be the daemon's to write: chown them to `user`; else {DISK_REMEDY}",
+    "EACCES": DIRECTORY_REMEDY,
+    "EDQUOT": "make room",
+    "EIO": DISK_REMEDY,
+    "ENOENT": DIRECTORY_REMEDY,
+    "ENOSPC": "make room",
+    "EROFS": DISK_REMEDY,
 }
 
 
@@ -105,6 +119,7 @@ class Store:
     def __init__(self, directory: Path, node: str, alive: Callable[[], None] = lambda: None):
         """`alive` is called now and then during a long save. Raises StoreBroken, StoreCorrupt."""
         self.path = directory / "food.db"
+        self._wal = directory / "food.db-wal"
         self._alive = alive
         self._unfolded_bytes = 0
         self.written_bytes = 0  # of log entries, in this life
@@ -117,27 +132,61 @@ class Store:
         self._discarded: list[str] = []
         self._db: sqlite3.Connection | None = None
         try:
+            self.recovered = self._start(node)
+            return
+        except StoreCorrupt:
+            pass  # its frames must go: their cursors hold the lock
+        # SQLite also calls it corruption when a read fails (SQLITE_IOERR_CORRUPTFS). What cannot be read may be whole,
+        # and on every node at once: only what was read, twice, is corrupt.
+        self._read_through()
+        self.recovered = self._start(node)
+
+    def _start(self, node: str) -> Recovered:
+        try:
             # Before SQLite opens it: SQLite would silently drop everything behind a bad frame.
-            self._check_wal(self.path.with_name("food.db-wal"))
+            self._check_header()
+            self._check_wal()
             self._db = sqlite3.connect(self.path, isolation_level=None, timeout=1)
             self._configure(self._db)
-            self.recovered = self._open(self._db, node)
+            return self._open(self._db, node)
         except Exception as error:
             self.close()
             raise self._judged(error) from error
 
-    @staticmethod
-    def _check_wal(path: Path) -> None:
-        damaged_at = wal.damage(path)
+    def _check_header(self) -> None:
+        """SQLite takes a database of a later "write version" for one that is not to be written, whatever happens."""
+        if self.path.exists():
+            with self.path.open("rb", buffering=0) as file:
+                version = file.read(20)[18:19]
+            if version > b"\2":
+                raise StoreCorrupt(f"{self.path}: its header names write version {version.hex()}")
+
+    def _check_wal(self) -> None:
+        path = self._wal
+        try:
+            damaged_at = wal.damage(path)
+        except OSError as error:
+            raise StoreBroken(_text(path, error)) from error
         if damaged_at is not None:
             raise StoreCorrupt(f"{path}: damaged at byte {damaged_at}, with good frames behind it")
+
+    def _read_through(self) -> None:
+        """Raises StoreBroken when anything of the store cannot be read. Gives up this process's locks on it."""
+        for name in FILES:
+            path = self.path.with_name(name)
+            try:
+                with contextlib.suppress(FileNotFoundError), path.open("rb", buffering=0) as file:
+                    while file.read(READ_BYTES):
+                        self._alive()
+            except OSError as error:
+                raise StoreBroken(_text(path, error)) from error
 
     def _judged(self, error: Exception) -> Exception:
         """Whether the disk failed, or answers what food did not write."""
         if isinstance(error, StoreBroken):
             return error
         if isinstance(error, OSError):
-            return StoreBroken(f"{error.filename or self.path}: {error.strerror}")
+            return StoreBroken(self._text(error))
         # SQLITE_ERROR: no such table, and the like.
         if isinstance(error, sqlite3.OperationalError) and getattr(error, "sqlite_errorname", "") not in (
             "",
@@ -162,6 +211,10 @@ class Store:
         db.execute("PRAGMA cache_size=-16384")
         # Debian's SQLite overwrites what is deleted with zeros: dropping 1 GiB writes 1 GiB [tried: 16 s, without 0.5].
         db.execute("PRAGMA secure_delete=OFF")
+        try:
+            wal.rewrite(self._wal)  # under SQLite's lock
+        except OSError as error:
+            raise StoreBroken(_text(self._wal, error)) from error
         # Begins with an empty log: a transaction cut short in a former life leaves no frames that look like ours.
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
@@ -182,6 +235,7 @@ class Store:
         self._put("starts", starts)
         recovered = self._recover(Member(node, self._get("store")), starts)
         db.execute("COMMIT")
+        _sync_directory(self.path.parent)  # SQLite does it for a new write-ahead log, and passes over a failure
         return recovered
 
     def _create(self) -> None:
@@ -189,7 +243,6 @@ class Store:
         first = {"format": FORMAT, "store": uuid.uuid4().hex, "starts": 0, "promise": NO_EPOCH, "commit": 0}
         for name, value in (first | {"base": [START, None], "state": [0, 0, "0"]}).items():
             self._put(name, value)
-        _sync_directory(self.path.parent)
         with contextlib.suppress(PermissionError):
             _sync_directory(self.path.parent.parent)
 
@@ -207,12 +260,15 @@ class Store:
             self._sql(statement)
 
     def _recover(self, member: Member, starts: int) -> Recovered:
+        self._check_pages()
         (base_epoch, base_index), base_members = self._get("base")
         log = Log(Position(Epoch(*base_epoch), base_index), unpack_members(base_members) if base_members else None)
         promise, commit = Epoch(*self._get("promise")), self._get("commit")
         for first, last, data, stored in self._rows("SELECT first, last, data, sum FROM log ORDER BY first"):
             _check(stored, _sum(first, data), f"log entries {first} to {last}")
             known, entries = _unpacked(first, data)
+            if entries[-1].index != last:
+                raise ValueError(f"log entries {first} to {entries[-1].index} are filed as {first} to {last}")
             commit = max(commit, known)
             log.append(entry for entry in entries if entry.index > base_index)
         state = State()
@@ -224,9 +280,19 @@ class Store:
         state.restore(applied, revision, int(state_hash, 16), draft)
         if not base_index <= applied <= commit <= log.last.index or promise.number < log.last.epoch.number:
             raise ValueError(f"base {base_index}, applied {applied}, commit {commit}, {log.last}, promise {promise}")
-        seen = [name for (name,) in self._rows("SELECT name FROM meta") if name.startswith(SEEN)]
-        remembers = {name.removeprefix(SEEN): tuple(self._get(name)) for name in seen}
+        meta = {name: self._get(name) for (name,) in self._rows("SELECT name FROM meta")}  # every name has its sum
+        remembers = {name.removeprefix(SEEN): tuple(at) for name, at in meta.items() if name.startswith(SEEN)}
         return Recovered(member, starts, promise, log, commit, state, remembers)
+
+    def _check_pages(self) -> None:
+        """A row that its page does not list any more is missed by no sum: SQLite accounts for each page's bytes.
+
+        The state's segments are missed by its hash.
+        """
+        for table in ("meta", "log", "sessions"):
+            found = self._sql(f"PRAGMA quick_check({table})").fetchone()[0]
+            if found != "ok":
+                raise ValueError(f"table {table}: {found}")
 
     def _recover_rows(self) -> Draft:
         """Of each key what the newest segment has."""
@@ -255,7 +321,7 @@ class Store:
             self._write(save)
             self._sql("COMMIT")
         except (sqlite3.Error, OSError, OverflowError) as error:
-            raise StoreBroken(f"saving failed: {self._text(error)}") from error
+            raise self._failed("saving", error) from error
         except ValueError as error:
             raise self._judged(error) from error
         self._unfolded_bytes += SAVE_LEAST_BYTES
@@ -267,8 +333,22 @@ class Store:
         try:
             self._sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         except sqlite3.Error as error:
-            raise StoreBroken(f"folding the write-ahead log failed: {self._text(error)}") from error
+            raise self._failed("folding the write-ahead log", error) from error
         self._unfolded_bytes = 0
+
+    def _failed(self, doing: str, error: Exception) -> StoreBroken:
+        """What ends this process. Damage that no start sees, as of an index, would end the next one, too."""
+        text = f"{doing} failed: {self._text(error)}"
+        if not getattr(error, "sqlite_errorname", "").startswith("SQLITE_CORRUPT"):
+            return StoreBroken(text)
+        try:
+            self._read_through()
+            if self._db and self._db.in_transaction:
+                self._sql("ROLLBACK")
+            found = self._sql("PRAGMA integrity_check(1)").fetchone()[0]
+        except (StoreBroken, sqlite3.Error) as further:
+            return StoreBroken(f"{text}; {further}")
+        return StoreBroken(text) if found == "ok" else StoreCorrupt(f"{text}: {found}")
 
     def _write(self, save: Save) -> None:
         for piece in save.staged:
@@ -413,7 +493,8 @@ class Store:
             return
         table, size = self._discarded[0], 0
         last = None
-        for number, length in self._sql(f"SELECT number, length(data) FROM {table} LIMIT {TIDY_ROWS}").fetchall():
+        query = f"SELECT number, coalesce(length(data), 0) FROM {table} LIMIT {TIDY_ROWS}"
+        for number, length in self._sql(query).fetchall():
             last, size = number, size + length
             if size >= TIDY_BYTES:
                 break
@@ -465,8 +546,7 @@ class Store:
         self._sql("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", name, data, _sum(name, data))
 
     def _text(self, error: Exception) -> str:
-        remedy = REMEDIES.get(getattr(error, "sqlite_errorname", ""))
-        return f"{self.path}: {error}" + (f": {remedy}" if remedy else "")
+        return _text(self.path, error)
 
     def close(self) -> None:
         if self._db is not None:
@@ -481,16 +561,26 @@ def set_aside(directory: Path, why: str, stamp: str) -> Path:
     try:
         target = next(place for n in range(100) if not (place := directory / f"set-aside-{stamp}-{n}").exists())
         target.mkdir(mode=0o700)
-        # The database first: without its write-ahead log it would be an older store, and vote. Nor may a new one
-        # find the old one's journals.
-        for name in ("food.db", "food.db-wal", "food.db-shm", "food.db-journal"):
+        # The database first, and on the disk: without its write-ahead log it would be an older store, and vote. Nor
+        # may a new one find the old one's journals.
+        for name in FILES:
             if (directory / name).exists():
                 os.rename(directory / name, target / name)
+                _sync_directory(directory)
         (target / "why").write_text(why + "\n")
-        _sync_directory(directory)
     except (OSError, StopIteration) as error:
-        raise StoreBroken(f"{directory}: {why}; and it cannot be set aside: {error}") from error
+        raise StoreBroken(f"{why}; and it cannot be set aside: {_text(directory, error)}") from error
     return target
+
+
+def _text(path: Path, error: Exception) -> str:
+    """The file, what happened to it, and what is to be done."""
+    if isinstance(error, OSError):
+        name, path, what = errno.errorcode.get(error.errno or 0, ""), error.filename or path, error.strerror
+    else:
+        name, what = getattr(error, "sqlite_errorname", ""), str(error)
+    remedy = REMEDIES.get(name) or REMEDIES.get("_".join(name.split("_")[:2]))
+    return f"{path}: {what}" + (f": {remedy}" if remedy else "")
 
 
 def _log_rows(entries: list[Entry]) -> Iterator[list[Entry]]:

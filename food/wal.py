@@ -6,12 +6,13 @@ log, silently: damage in the middle would undo every transaction behind it.
 
 from __future__ import annotations
 
-import mmap
+import os
 import struct
 from pathlib import Path
 
 _HEADER = struct.Struct(">8I")
 _FRAME = struct.Struct(">6I")  # page number, pages after a commit (else 0), two salts, two sums
+_SECTOR_BYTES = 512  # written as a whole or not at all
 _MAGIC = (0x377F0682, 0x377F0683)
 _PAGES = [1 << power for power in range(9, 17)]  # their sizes: 512 to 65536 bytes
 
@@ -22,15 +23,30 @@ def damage(path: Path) -> int | None:
     A crash tears what was not synced yet: the last transaction, in any order, since the kernel writes back as it
     likes, and what a transaction spilled before its commit. But what stands behind a commit was written only after
     that commit was synced (synchronous=FULL). So up to the last commit with a good frame behind it all must be good.
+    What is damaged in the last transaction cannot be told from a torn one: that one is lost.
     """
-    if not path.exists() or path.stat().st_size <= _HEADER.size:
-        return None
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as wal:
-        return _Wal(wal).damage()
+    # Read, not mapped: where the disk fails, that is an OSError and not a SIGBUS.
+    wal = path.read_bytes() if path.exists() else b""
+    return _Wal(wal).damage() if len(wal) > _HEADER.size else None
+
+
+def rewrite(path: Path) -> None:
+    """Writes it again as it is, durably.
+
+    Where a sync failed, the kernel shows what was to be written and need never write it. Built upon by the next life,
+    and lost with the power then, it would leave a mixture of two transactions in the database.
+    """
+    if path.exists():
+        with path.open("r+b") as file:
+            wal = file.read()
+            file.seek(0)
+            file.write(wal)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 class _Wal:
-    def __init__(self, wal: mmap.mmap):
+    def __init__(self, wal: bytes):
         self._wal = wal
         magic, _, page, _, *self._salts, sum1, sum2 = _HEADER.unpack_from(wal)
         self._order = ">" if magic == _MAGIC[1] else "<"
@@ -47,15 +63,16 @@ class _Wal:
         frames = range(_HEADER.size, len(self._wal) - self._frame_size + 1, self._frame_size)
         behind = False  # whether a good frame was seen
         for at in reversed(frames):
-            commit = self._commit(at)
-            if (commit or not behind) and self._good(at):
-                if commit and behind:
-                    return next((early for early in frames if early <= at and not self._good(early)), None)
-                behind = True
+            if behind and self._commit(at):
+                return next((early for early in frames if early <= at and not self._good(early)), None)
+            behind = behind or self._good(at)
         return None
 
     def _commit(self, at: int) -> bool:
-        return bool(_FRAME.unpack_from(self._wal, at)[1])
+        """Whether a transaction of the log's generation ends here. Its frame may be bad, but not torn: a good one
+        behind it was written only after it was synced. A header that two sectors share may be half another one's."""
+        _, pages, *salts, _, _ = _FRAME.unpack_from(self._wal, at)
+        return bool(pages) and salts == self._salts and ((at + 8) % _SECTOR_BYTES != 0 or self._good(at))
 
     def _good(self, at: int) -> bool:
         """Whether this frame is of the log's generation and continues the one in front of it."""

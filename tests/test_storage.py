@@ -480,6 +480,7 @@ def corrupt(directory: Path) -> str:
     [
         ("UPDATE log SET data = CAST(data || x'00' AS BLOB)", "checksum of log entries 1 to 10"),
         ("UPDATE log SET first = 2", "checksum of log entries 2"),
+        ("UPDATE log SET last = 2", "log entries 1 to 10 are filed as 1 to 2"),
         ("DELETE FROM log", "commit 10"),
         ("UPDATE segments SET data = x'90'", "checksum of segment 1 of the state"),
         ("UPDATE segments SET number = 2", "checksum of segment 2 of the state"),
@@ -489,10 +490,12 @@ def corrupt(directory: Path) -> str:
         ("UPDATE meta SET value = (SELECT value FROM meta WHERE name = 'starts') WHERE name = 'commit'", "of commit"),
         ("INSERT INTO sessions VALUES (7, x'930107', x'00')", "client session 7"),
         ("DROP TABLE sessions", "no such table"),
+        ("UPDATE meta SET name = 'sofn b' WHERE name LIKE 'seen%'", "checksum of sofn b"),
+        ("UPDATE meta SET name = 7 WHERE name LIKE 'seen%'", "checksum of 7"),
     ],
 )
 def test_rows_that_food_did_not_write_are_noticed(tmp_path: Path, statement: str, says: str) -> None:
-    saved(tmp_path, applied(10)[1])
+    saved(tmp_path, applied(10)[1], Save(remembers={"b": (1, "x")}, commit=10))
     with closing(sqlite3.connect(tmp_path / "food.db")) as db:
         db.execute(statement)
         db.commit()
@@ -521,6 +524,51 @@ def test_a_flipped_byte_in_the_database_is_noticed_or_harmless(tmp_path: Path, n
         return
     assert entries(found.log) == entries(before.log) and found.state.rows == state.rows
     assert (found.promise, found.commit, found.member) == (before.promise, before.commit, before.member)
+
+
+def with_byte(path: Path, at: int, value: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(bytes([value]))
+
+
+def test_a_row_that_its_page_does_not_list_any_more_is_missed(tmp_path: Path) -> None:
+    """It takes its checksum along."""
+    state = State()
+    for index in range(1, 4):
+        state.apply(index, msgpack.packb([0, 0, 0, "open"]))
+    saved(tmp_path, Save(entries=commands(1, 3), promise=ONE, changes=state.take_changes(), commit=3))
+    with closing(sqlite3.connect(tmp_path / "food.db")) as db:
+        page = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'sessions'").fetchone()[0]
+    with_byte(tmp_path / "food.db", (page - 1) * 4096 + 4, 2)  # so many cells, of three
+    assert "table sessions: " in corrupt(tmp_path)
+
+
+def test_a_write_version_that_is_not_ours_is_corruption_and_no_read_only_disk(tmp_path: Path) -> None:
+    saved(tmp_path, applied(3)[1])
+    with_byte(tmp_path / "food.db", 18, 66)
+    assert "its header names write version 42" in corrupt(tmp_path)
+
+
+def fails_as_corrupt(*_: Any) -> None:
+    error = sqlite3.DatabaseError("database disk image is malformed")
+    error.sqlite_errorname = "SQLITE_CORRUPT"
+    raise error
+
+
+def test_damage_that_only_a_save_sees_is_corruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would end every life to come. But SQLite says the same of a read that failed: it is looked for."""
+    saved(tmp_path, applied(3)[1])
+    monkeypatch.setattr(Store, "_write", fails_as_corrupt)
+    with (
+        closing(Store(tmp_path, "n1")) as store,
+        pytest.raises(StoreBroken, match=r"malformed: .*replace the disk") as e,
+    ):
+        store.save(Save(commit=3))
+    assert not isinstance(e.value, StoreCorrupt)
+    with_byte(tmp_path / "food.db", 39, 7)  # so many free pages
+    with closing(Store(tmp_path, "n1")) as store, pytest.raises(StoreCorrupt, match="reelist"):
+        store.save(Save(commit=3))
 
 
 def test_another_format_is_refused_in_words(tmp_path: Path) -> None:
@@ -584,6 +632,17 @@ def test_damage_in_the_middle_of_the_write_ahead_log_is_corruption(tmp_path: Pat
     data[32 + int((len(data) - 32) * part) + 1000] ^= 1
     (tmp_path / "food.db-wal").write_bytes(data)
     assert "with good frames behind it" in corrupt(tmp_path)
+
+
+def test_damage_of_the_only_commit_in_front_is_corruption(tmp_path: Path) -> None:
+    """Its frame is bad, but says that it was one, and what stands behind it was written after it was synced."""
+    killed_after(tmp_path, 1)
+    data = wal(tmp_path)
+    first, second = [at for at, commit in frames(data) if commit]
+    assert first < second
+    data[first + 2000] ^= 1
+    (tmp_path / "food.db-wal").write_bytes(data)
+    assert f"damaged at byte {first}, with good frames behind it" in corrupt(tmp_path)
 
 
 @pytest.mark.parametrize("at", [0, 9, 17, 25])
