@@ -37,6 +37,7 @@ from food.core.entries import pack_members, unpack_members
 from food.core.following import Fetcher
 from food.core.local import Local, blank
 from food.core.message import Answer, Chunk, Entry, Epoch, Kind, Member, MemberList, Message, Position
+from food.core.packed import unpackb
 from food.core.replica import Replica, StoreUnusable
 from food.core.snapshot import Source
 from food.core.state import BadCommand, Session, State, decode
@@ -91,7 +92,7 @@ def pack(value: Any) -> bytes:
 def parts(data: bytes) -> list[bytes]:
     """An input that is a list of byte strings; nothing of food reads that form."""
     try:
-        found = msgpack.unpackb(data)
+        found = unpackb(data)
     except Exception:
         return []
     return [part for part in found if type(part) is bytes] if isinstance(found, list) else []
