@@ -98,7 +98,7 @@ def test_an_array_and_a_map_have_a_bound() -> None:
 
 
 class Brittle:
-    """Raises when the second value of a list of three is 200, far inside."""
+    """Raises when the second value of a list of three is large, far inside."""
 
     @staticmethod
     def run(data: bytes) -> bool:
@@ -107,7 +107,7 @@ class Brittle:
                 value = msgpack.unpackb(part)
             except Exception:
                 continue
-            if isinstance(value, list) and len(value) == 3 and value[1] == 2**63:
+            if isinstance(value, list) and len(value) == 3 and type(value[1]) is int and value[1] > 2**30:
                 raise KeyError("brittle")
         return False
 
@@ -117,7 +117,7 @@ def test_the_fuzzer_finds_makes_smaller_and_keeps_what_it_finds(tmp_path: Path) 
     fuzzer = Fuzzer(decoder, random.Random(1), tmp_path)
     fuzzer.corpus = decoder.seeds()
     with limited():
-        for _ in range(20_000):
+        for _ in range(100_000):
             fuzzer.look(mutated(fuzzer._rng, fuzzer._choice(), fuzzer._choice()))
             if fuzzer.findings:
                 break
