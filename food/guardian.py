@@ -218,7 +218,7 @@ class Guardian:
             self.write_reason(text)
             raise Refused(EXIT_GENERIC, text) from None
         # Nobody answers there any more. `adopted` last of all: it says that there may be something to clear.
-        for name in ("moving", "control.sock", "client.sock", "attributes", "adopted"):
+        for name in ("moving", "control.sock", "client.sock", *self.cleared_files()):
             self.unlink(name)
         self.say("info", "the guardian ends" + (f": {self.watch.reason}" if self.watch.reason else ""))
         if self.stop_asked:
@@ -749,9 +749,16 @@ class Guardian:
         self.watch.terminate(time.monotonic())
         self.asked_to_end = True
         self.loop()
-        for name in ("moving", "attributes", "adopted"):  # the sockets may be another guardian's by now
+        cleared = self.cleared_files()
+        for name in ("moving", *cleared):  # the sockets may be another guardian's by now
             self.unlink(name)
+        if not cleared:
+            raise Refused(EXIT_GENERIC, "Pacemaker's tools did not delete the score and the attributes in time")
         return EXIT_OK
+
+    def cleared_files(self) -> tuple[str, ...]:
+        """Those that say that something is to be cleared, if nothing is: the next stop or start goes by them."""
+        return ("attributes", "adopted") if self.watch.cleared(time.monotonic()) else ()
 
 
 def place(error: BaseException) -> str:

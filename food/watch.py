@@ -202,12 +202,16 @@ class Watch:
         self._release_order, self._release_at = order, now
         self._withdraw()
 
+    def cleared(self, now: float) -> bool:
+        """Whether score and attributes are as they are wanted: in the end, gone."""
+        under_way = any(job.kind.startswith(("set", "delete")) for job in self._running)
+        return not under_way and next(self._jobs(now + RETRY_MOST_S), None) is None
+
     def released(self, now: float) -> bool:
         """Whether a release has come to its end just now: the resource's name is not needed any more."""
         if self._release_order is None:
             return False
-        cleared = next(self._jobs(now + RETRY_MOST_S), None) is None
-        cleared = cleared and not any(job.kind.startswith(("set", "delete")) for job in self._running)
+        cleared = self.cleared(now)
         if not cleared and now - self._release_at < STOP_TOOLS_LIMIT_S:
             return False
         error = None if cleared else "score and attributes could not be deleted in time"

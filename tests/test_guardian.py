@@ -222,6 +222,27 @@ def test_what_a_killed_guardian_left_is_cleared(guarded: Guarded) -> None:
     assert not (guarded.run_dir / "attributes").exists()
 
 
+def test_what_could_not_be_cleared_is_left_to_the_next(guarded: Guarded) -> None:
+    """Of guardian and of --clear: whoever comes next finds that there is something to clear."""
+    guarded.up()
+    guarded.say({"order": 2, "attributes": {"food-state": "in sync"}})
+    eventually("attribute", lambda: guarded.tools.calls("attrd_updater", "food-state", "-U"))
+    broken = guarded.tools.directory / "fail.attrd_updater"
+    broken.write_text("attrd does not answer")
+    assert guarded.process
+    guarded.process.terminate()
+    assert guarded.process.wait(10) == 0
+    guarded.close()
+    assert (guarded.run_dir / "attributes").read_text() == "food-state"
+    assert guarded.start("--clear", "--node", "n1").wait(10) == 1
+    guarded.close()
+    assert (guarded.run_dir / "attributes").exists()
+    broken.unlink()
+    assert guarded.start("--clear", "--node", "n1").wait(10) == 0
+    assert guarded.tools.calls("attrd_updater", "food-state", "-D")
+    assert not (guarded.run_dir / "attributes").exists()
+
+
 def test_a_daemon_that_does_not_come_up_ends_the_guardian_with_its_reason(guarded: Guarded) -> None:
     assert guarded.start(FAKE_DAEMON="dies").wait(5) == 1
     assert "made of cheese" in guarded.reason
