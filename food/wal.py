@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 _HEADER = struct.Struct(">8I")
@@ -79,10 +80,19 @@ class _Wal:
         _, _, *salts, sum1, sum2 = _FRAME.unpack_from(self._wal, at)
         if salts != self._salts:
             return False
-        start = self._first_sum
-        if at > _HEADER.size:
-            start = _FRAME.unpack_from(self._wal, at - self._frame_size)[4:6]
-        return self._sum(at + 24, at + self._frame_size, self._sum(at, at + 8, start)) == (sum1, sum2)
+        return any(self._sum_of(at, start) == (sum1, sum2) for start in self._starts(at))
+
+    def _starts(self, at: int) -> Iterator[tuple[int, int]]:
+        """What the sum of this frame may continue: the sum that stands in the one in front, or that one's true sum."""
+        if at == _HEADER.size:
+            yield self._first_sum
+            return
+        front = at - self._frame_size
+        yield _FRAME.unpack_from(self._wal, front)[4:6]
+        yield self._sum_of(front, next(self._starts(front)))
+
+    def _sum_of(self, at: int, start: tuple[int, int]) -> tuple[int, int]:
+        return self._sum(at + 24, at + self._frame_size, self._sum(at, at + 8, start))
 
     def _sum(self, begin: int, end: int, start: tuple[int, int]) -> tuple[int, int]:
         s0, s1 = start

@@ -634,13 +634,14 @@ def test_damage_in_the_middle_of_the_write_ahead_log_is_corruption(tmp_path: Pat
     assert "with good frames behind it" in corrupt(tmp_path)
 
 
-def test_damage_of_the_only_commit_in_front_is_corruption(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [2000, 23])  # in the page; in the sum, which the next frame's sum continues
+def test_damage_of_the_only_commit_in_front_is_corruption(tmp_path: Path, place: int) -> None:
     """Its frame is bad, but says that it was one, and what stands behind it was written after it was synced."""
     killed_after(tmp_path, 1)
     data = wal(tmp_path)
     first, second = [at for at, commit in frames(data) if commit]
     assert first < second
-    data[first + 2000] ^= 1
+    data[first + place] ^= 1
     (tmp_path / "food.db-wal").write_bytes(data)
     assert f"damaged at byte {first}, with good frames behind it" in corrupt(tmp_path)
 
