@@ -20,7 +20,8 @@ ACTIONS = ("promote", "demote", "notify")  # of a move's; killed midway
 
 class Kind(NamedTuple):
     """`hold_s`: how long it lasts at least and at most. `alone`: nothing else may happen meanwhile. `small_disk`: only
-    where the nodes have disks of their own that may be filled."""
+    where the nodes have disks of their own that may be filled. `waits`: to end it waits for Pacemaker, which may itself
+    wait for the end of another fault; such ones end last."""
 
     words: str
     weight: float
@@ -28,14 +29,15 @@ class Kind(NamedTuple):
     victims: tuple[str, ...] = (PRIMARY, PRIMARY, BACKUP)
     alone: bool = False
     small_disk: bool = False
+    waits: bool = False
 
 
 KINDS = {
-    "move": Kind("pcs resource move", 14, victims=(PRIMARY,)),
+    "move": Kind("pcs resource move", 14, victims=(PRIMARY,), waits=True),
     "kill": Kind("kill -9 of the daemon", 13, (0.5, 1.5)),
     "kill_guardian": Kind("kill -9 of the guardian", 4, (0.5, 1.5)),
     "kill_both": Kind("kill -9 of guardian and daemon", 3, (0.5, 1.5)),
-    "kill_agent": Kind("kill -9 of the agent midway", 7, victims=(PRIMARY,)),
+    "kill_agent": Kind("kill -9 of the agent midway", 7, victims=(PRIMARY,), waits=True),
     "stop": Kind("SIGSTOP of the daemon", 7, (0.2, 3.0)),
     "stop_guardian": Kind("SIGSTOP of the guardian", 3, (0.5, 4.0)),
     "cut_food": Kind("food's links cut", 7, (1.5, 4.0)),
@@ -47,7 +49,7 @@ KINDS = {
     "all_off": Kind("all nodes power off", 1, victims=(PRIMARY,)),
     "disk_error": Kind("the disk takes no more", 4, (1.0, 3.0)),
     "disk_full": Kind("disk full", 4, (1.0, 4.0), small_disk=True),
-    "pacemaker": Kind("Pacemaker restarted", 3),
+    "pacemaker": Kind("Pacemaker restarted", 3, waits=True),
     "pacemakerd": Kind("pacemakerd killed and started", 2, (0.0, 2.0)),
     "pacemaker_part": Kind("attrd or controld killed", 3, (0.5, 1.5)),
     "pacemaker_all": Kind("all of Pacemaker killed", 1),

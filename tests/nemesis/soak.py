@@ -209,8 +209,8 @@ class Soak:
         )
 
     def _break(self, done: Done) -> None:
-        """Begins each fault in its time, and ends them in the order of their ends."""
-        pending: list[tuple[float, Fault]] = []
+        """Begins each fault in its time, and ends them in the order of their ends; last those that wait for others."""
+        pending: list[tuple[bool, float, Fault]] = []
         for fault in done.round.faults:
             time.sleep(max(0.0, done.at + fault.after_s - time.monotonic()))
             try:
@@ -219,8 +219,8 @@ class Soak:
                 done.notes.append(f"not done: {first_line(error)}")
                 continue
             done.begun += 1
-            pending.append((time.monotonic() + fault.hold_s, begun))
-        for until, begun in sorted(pending, key=lambda entry: entry[0]):
+            pending.append((plan.KINDS[fault.kind].waits, time.monotonic() + fault.hold_s, begun))
+        for _, until, begun in sorted(pending, key=lambda entry: entry[:2]):
             time.sleep(max(0.0, until - time.monotonic()))
             try:
                 next(begun, None)
