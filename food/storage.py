@@ -120,7 +120,7 @@ class Store:
         """`alive` is called now and then during a long save. Raises StoreBroken, StoreCorrupt."""
         self.path = directory / "food.db"
         self._wal = directory / "food.db-wal"
-        self._alive = alive
+        self._alive: Callable[[], None] = lambda: None  # not while it opens: the first beat ends a start
         self._unfolded_bytes = 0
         self.written_bytes = 0  # of log entries, in this life
         self._flushed_bytes = 0  # of those, what the state tables know
@@ -131,17 +131,20 @@ class Store:
         self._staged_segment = self._staged_bytes = 0
         self._discarded: list[str] = []
         self._db: sqlite3.Connection | None = None
+        self.recovered = self._start(node)
+        self._alive = alive
+
+    def _start(self, node: str) -> Recovered:
         try:
-            self.recovered = self._start(node)
-            return
+            return self._try_to_start(node)
         except StoreCorrupt:
             pass  # its frames must go: their cursors hold the lock
         # SQLite also calls it corruption when a read fails (SQLITE_IOERR_CORRUPTFS). What cannot be read may be whole,
         # and on every node at once: only what was read, twice, is corrupt.
         self._read_through()
-        self.recovered = self._start(node)
+        return self._try_to_start(node)
 
-    def _start(self, node: str) -> Recovered:
+    def _try_to_start(self, node: str) -> Recovered:
         try:
             # Before SQLite opens it: SQLite would silently drop everything behind a bad frame.
             self._check_header()
