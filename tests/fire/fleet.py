@@ -34,10 +34,7 @@ def run(shim: Path, trial: str, seed: int, defect: str | None = None) -> Outcome
     )
 
 
-Job = tuple[str, int] | tuple[str, int, str]  # trial, seed, defect
-
-
-def run_all(shim: Path, jobs: Sequence[Job]) -> Iterator[Outcome]:
+def run_all(shim: Path, jobs: Sequence[tuple[str, int]]) -> Iterator[Outcome]:
     """In the order of the jobs."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         yield from pool.map(lambda job: run(shim, *job), jobs)

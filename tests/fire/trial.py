@@ -144,17 +144,16 @@ class Trial:
         Until this start is told of, what nobody was told of in the life before may yet be lost.
         """
         platter.die()
+        forgot = any(record.op == "f" for record in read(self._journal))
         told = self._live(Random(dice.random()), begin, NONE)
         self._expect(not told.broken, f"{what}: the next life ended without a fault: {told.broken}")
         for number, (record, window) in enumerate(self._replay(platter)):
-            if dice.random() < DISKS_OF_NEXT_LIFE / (number + 10):  # most of them while it opens
+            # All disks while it opens on what was forgotten, else few, and most of those while it opens.
+            if (forgot and not window.kept) or dice.random() < DISKS_OF_NEXT_LIFE / (number + 10):
                 way = dice.choice(WAYS)
                 where = f"{what}, then power lost in the next life at call {number} ({record.op}), {way} kept"
-                self._check(
-                    platter.left(way, dice),
-                    window.of(told.states) if window.kept else left + window.of(told.states),
-                    where,
-                )
+                allowed = window.of(told.states) if window.kept else left + window.of(told.states)
+                self._check(platter.left(way, dice), allowed, where)
 
     # --- Flipped bits ---
 
