@@ -160,8 +160,9 @@ class Store:
         """SQLite takes a database of a later "write version" for one that is not to be written, whatever happens."""
         if self.path.exists():
             with self.path.open("rb", buffering=0) as file:
-                version = file.read(20)[18:19]
-            if version > b"\2":
+                head = file.read(20)
+            version = head[18:19]
+            if head.startswith(b"SQLite format 3\0") and version > b"\2":  # else SQLite finds better words
                 raise StoreCorrupt(f"{self.path}: its header names write version {version.hex()}")
 
     def _check_wal(self) -> None:
@@ -520,7 +521,7 @@ class Store:
         except (OSError, sqlite3.Error) as error:
             raise StoreBroken(f"looking for free space failed: {self._text(error)}") from error
         free = found.f_bavail * found.f_frsize
-        owed = self._unfolded_bytes + 3 * (self.written_bytes - self._flushed_bytes)
+        owed = self._unfolded_bytes + 2 * (self.written_bytes - self._flushed_bytes)
         left = max(0, free + min(free, unused) - owed)
         return Room(left, min(RESERVE_BYTES, found.f_blocks * found.f_frsize // RESERVE_PART))
 
