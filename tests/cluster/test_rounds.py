@@ -1,6 +1,6 @@
 """guardian, daemon or both killed at random instants of every action: no orphan, and the next start works.
 
-FOOD_ROUNDS=N rounds of each (else 6 of an action and 2 of a move; 20 with FOOD_LONG=yes), FOOD_SEED=N repeats one.
+FOOD_ROUNDS=N rounds of each (else 2 of an action and 1 of a move, beside what tests/soak does at random; 20 with FOOD_LONG=yes), FOOD_SEED=N repeats one.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from testbed import packages
 
 pytestmark = pytest.mark.cluster
 
-ROUNDS = int(os.environ.get("FOOD_ROUNDS") or (20 if LONG else 6))
-MOVES = int(os.environ.get("FOOD_ROUNDS") or (20 if LONG else 2))
+ROUNDS = int(os.environ.get("FOOD_ROUNDS") or (20 if LONG else 2))
+MOVES = int(os.environ.get("FOOD_ROUNDS") or (20 if LONG else 1))
 NAME, PORT = "rounds", 9200
 ROUND_LIMIT_S = 120
 KILL_WITHIN_S = 1.5  # of the beginning of `pcs resource move`: until its last action has begun
