@@ -17,7 +17,7 @@ from testbed import Lab, floors
 
 pytestmark = pytest.mark.cluster
 
-# What Pacemaker does with the part that has no quorum: nothing (the worst), stop everything there, or what lies between.
+# What Pacemaker does with the part that has no quorum: nothing, the worst; stop everything there; what lies between.
 POLICIES = ("ignore", "stop", "freeze") if LONG else ("ignore",)
 ACKS_BEFORE, APART_S, IN_FLIGHT_S = 100, 10.0, 1.0
 

@@ -1,6 +1,7 @@
 """guardian, daemon or both killed at random instants of every action: no orphan, and the next start works.
 
-FOOD_ROUNDS=N rounds of each (else 2 of an action and 1 of a move, beside what tests/soak does at random; 20 with FOOD_LONG=yes), FOOD_SEED=N repeats one.
+FOOD_ROUNDS=N rounds of each (else 2 of an action and 1 of a move, since tests/cluster/test_soak.py does more of it;
+20 with FOOD_LONG=yes), FOOD_SEED=N repeats one.
 """
 
 from __future__ import annotations
