@@ -266,10 +266,16 @@ class Simulation:
         """A rolled-back store that was started, unheard, as often as it had lost starts is not known for one (README's
         limits): whoever restored it takes it away again."""
         for node in self.nodes:
-            if node.disk.member.store in self.watch.gone:
+            if node.disk.member.store in self.watch.gone and not self._betrayed(node):
                 self.note(node.name, "its store was rolled back, and nobody noticed: replaced by hand")
                 node.wipe()
                 node.start()
+
+    def _betrayed(self, node: Node) -> bool:
+        """Whether somebody remembers a start of this store that its disk does not know."""
+        store = node.disk.member.store
+        told = [other.disk.remembers.get(store) for other in self.nodes if other is not node]
+        return any(at and node.disk.remembers.get(f"{store} {at[0]}") != at for at in told)
 
     def _hold_ms(self) -> int:
         return max(node.running.scores._hold_ms for node in self.nodes if node.up)
