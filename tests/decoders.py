@@ -93,7 +93,7 @@ def parts(data: bytes) -> list[bytes]:
     """An input that is a list of byte strings; nothing of food reads that form."""
     try:
         found = unpackb(data)
-    except Exception:
+    except Exception:  # changed by the fuzzer into none: nothing to hand on
         return []
     return [part for part in found if type(part) is bytes] if isinstance(found, list) else []
 

@@ -51,7 +51,7 @@ class Point(NamedTuple):
 def _sides(process: str, *rows: tuple[str, ...]) -> list[Point]:
     """Each dies before the call and after it; of three calls CI takes the one, the other, and none."""
     return [
-        Point(process, *row, side=side, brief=n % 3 == number)  # type: ignore[misc,arg-type]
+        Point(process, *row, side=side, brief=n % 3 == number)  # type: ignore[misc,arg-type]  # rows of text only
         for n, row in enumerate(rows)
         for number, side in enumerate(("before", "after"))
     ]

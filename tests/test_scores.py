@@ -6,9 +6,8 @@ is promoted, and that nobody is restarted, fenced or moved who need not be, stan
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -21,8 +20,6 @@ from food import pacemaker
 from food.core import peers, quorum, replica
 from food.core.replica import Replica
 from food.watch import Job, Watch
-
-pytestmark = pytest.mark.skipif(shutil.which("crm_simulate") is None, reason="needs pacemaker-cli-utils")
 
 Event = Callable[[World], Any]
 NOTHING: tuple[str, ...] = ()
@@ -419,27 +416,23 @@ def lagging_is_as_good_as_in_sync() -> Iterator[None]:
 
 
 @contextmanager
-def a_learner_has_a_score() -> Iterator[None]:
+def in_sync_although(word: str) -> Iterator[None]:
     original = peers.backup_wish
 
     def generous(*args: Any) -> peers.Wish:
         found = original(*args)
-        return peers.Wish(peers.SCORE_IN_SYNC, found.why) if "learner" in found.why else found
+        return peers.Wish(peers.SCORE_IN_SYNC, found.why) if word in found.why else found
 
     with patch.object(replica, "backup_wish", generous):
         yield
 
 
-@contextmanager
-def cut_off_keeps_its_score() -> Iterator[None]:
-    original = peers.backup_wish
+def a_learner_has_a_score() -> AbstractContextManager[None]:
+    return in_sync_although("learner")
 
-    def generous(*args: Any) -> peers.Wish:
-        found = original(*args)
-        return peers.Wish(peers.SCORE_IN_SYNC, found.why) if "isolated" in found.why else found
 
-    with patch.object(replica, "backup_wish", generous):
-        yield
+def cut_off_keeps_its_score() -> AbstractContextManager[None]:
+    return in_sync_although("isolated")
 
 
 @contextmanager

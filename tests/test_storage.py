@@ -391,8 +391,8 @@ def test_every_save_is_synced(tmp_path: Path) -> None:
         "store = Store(Path(sys.argv[1]), 'n1'); print('open', flush=True); sys.stdin.readline();"
         "[store.save(Save(remembers={'b': (n, 'x')})) for n in range(50)]"
     )
-    if not (strace := shutil.which("strace")):
-        pytest.skip("no strace on this machine")
+    strace = shutil.which("strace")
+    assert strace, "tests/run installs strace"
     trace = tmp_path / "trace"
     argv = [strace, "-f", "-o", str(trace), "-e", "trace=fsync,fdatasync", sys.executable, "-c", program, str(tmp_path)]
     subprocess.run(argv, input=b"\n", check=True, cwd=ROOT, stdout=subprocess.DEVNULL)

@@ -31,7 +31,7 @@ def unpackb(data: bytes, **options: Any) -> Any:
         return fallback.unpackb(data, **options)
     try:
         return msgpack.unpackb(data, **options)
-    except Exception:
+    except Exception:  # whatever it was: the frame is counted, and refused as before
         _count(data)
         raise
 

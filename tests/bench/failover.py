@@ -71,6 +71,8 @@ class Contestant:
     def clone(self) -> str:
         return f"{self.resource}-clone"
 
+    # What follows is each one's own; Stateful, which holds no data, is only created and moved, by its floor functions.
+
     def create(self) -> None:
         raise NotImplementedError
 

@@ -24,7 +24,7 @@ def test_whatever_happens_nothing_is_lost(settled: Cluster, figures: Any) -> Non
     soak = Soak(settled, seed)
     try:
         report = soak.run(FAILOVERS)
-    except BaseException:
+    except BaseException:  # ended by hand, too: the history tells what was seen till then
         soak.keep(settled.directory)
         raise
     print(text(report))

@@ -224,7 +224,7 @@ class Trial:
                 self._layer.arm(Path("/nowhere"), Path(os.devnull))
                 self._result.write_bytes(pickle.dumps(told))
                 status = 0
-            except BaseException:
+            except BaseException:  # a child process: its parent sees the status, and fails
                 traceback.print_exc()
             finally:
                 os._exit(status)
