@@ -153,6 +153,26 @@ def test_an_older_copy_does_not_outrun_what_is_remembered_by_restarting() -> Non
     assert stage.node("n2").disk.member.store == "n2.2"
 
 
+def test_an_older_copy_that_answers_first_does_not_outrun_it_either() -> None:
+    """It was started as often as it had lost starts, and is asked before it has heard anything."""
+    stage = founded(3)
+    stage.node("n2").image = stage.node("n2").disk.copy()
+    stage.restart("n2")
+    stage.run(500)
+    stage.node("n2").roll_back()
+    for _ in range(5):
+        stage.node("n2").start()
+        stage.node("n2").crash()
+    stage.node("n2").start()
+    stage.drop()
+    stage.tick("n1", "n3", ms=300)
+    for asker in ("n1", "n3"):
+        stage.pass_on(asker, "n2", Ask)
+        assert stage.pass_on("n2", asker, Answer).starts == 0
+    stage.run(1_000)
+    assert stage.node("n2").disk.member.store == "n2.2"
+
+
 def test_a_rolled_back_store_must_not_vote() -> None:
     stage = founded(3)
     stage.node("n3").image = stage.node("n3").disk.copy()

@@ -87,7 +87,11 @@ class Operator:
 
     def settle(self) -> float:
         """Waits until one node is promoted, every other one in sync, and nothing under way."""
-        return self.lab.wait(self.whole, SETTLE_S, "one primary, all others in sync and nothing under way")
+        try:
+            return self.lab.wait(self.whole, SETTLE_S, "one primary, all others in sync and nothing under way")
+        except LabError:
+            self.show()
+            raise
 
     def whole(self) -> bool:
         tree = self.lab.crm_mon(self.on()[0])

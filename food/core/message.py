@@ -89,7 +89,7 @@ class Answer(NamedTuple):
     score: int | None
     matched: bool  # its log was shown to equal the current primary's up to what it knew last
     since_ms: int  # how long it has had this role
-    starts: int  # how often this store has been started
+    starts: int  # how often this store has been started; 0 to who has not yet said what it remembers of it
     own_life: str  # nonce of the answering process
     remembers: tuple[int, str] | None  # (starts, life) it has seen of the store that asks
 

@@ -238,6 +238,9 @@ class Replica:
     def _answer(self, sender: Member, ask: Ask, now_ms: int) -> None:
         local = self.local
         matched = self.leading is not None or (self.following is not None and not self.following.behind)
+        # Who asks is told of this life only after it has told this process what it remembers: a copy would erase the
+        # only trace of the store's true life before it had seen it.
+        told = sender.store in self.peers.heard
         local.send(
             sender.node,
             Answer(
@@ -252,8 +255,8 @@ class Replica:
                 score=self.wish.score,
                 matched=matched,
                 since_ms=now_ms - self.since_ms,
-                starts=local.starts,
-                own_life=local.life,
+                starts=local.starts if told else 0,
+                own_life=local.life if told else "",
                 remembers=local.remembers.get(sender.store),
             ),
         )

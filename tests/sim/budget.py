@@ -6,7 +6,7 @@ store that is gone counts until no such list names it: its node comes back as an
 when an operator has removed the one and added the other. Three limits of README besides:
 - one node that Corosync names has a log: where none has, they are a first start, whatever others hold;
 - a disk is rolled back only where everybody remembers it as further on, and not as the only one of its list;
-- nobody changes members in the moment in which a disk is gone and not yet missed.
+- nobody changes members in the moment in which a disk is gone and not yet missed, nor for those who stay away.
 
 **Everything else** has no budget: any number of nodes may crash, pause, be cut off, run short of space, have clocks
 that run or leap as they like, and the cluster manager may do anything. What is promised then is safety.
@@ -62,8 +62,10 @@ class Budget:
     # --- Members ---
 
     def may_change_members(self) -> bool:
-        """Whether every disk that is gone is missed by now."""
+        """Whether every disk that is gone is missed by now, and nobody has just gone away to stay away."""
         world = self._world
+        if world.away:
+            return False
         lately = any(world.now - node.wiped_ms <= MISSED_MS for node in world.nodes)
         return not lately and not any(node.disk.member.store in self._gone for node in world.nodes)
 

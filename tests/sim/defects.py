@@ -132,6 +132,15 @@ def rolled_back_store_votes(original: Any, self: Replica, sender: Member, messag
         original(self, sender, message, now_ms)
 
 
+@defect(Replica, "_answer")
+def life_told_before_it_was_checked(original: Any, self: Replica, sender: Member, ask: Any, now_ms: int) -> None:
+    """A copy then erases what the others remember of the store, and is not known for one."""
+    heard = self.peers.heard
+    self.peers.heard = {sender.store: heard.get(sender.store), **heard}  # type: ignore[dict-item]
+    original(self, sender, ask, now_ms)
+    self.peers.heard = heard
+
+
 @defect(Replica, "_introduced")
 def unlisted_store_votes_at_once(original: Any, self: Replica, sender: Member) -> bool:
     return not self.local.listed or bool(original(self, sender))

@@ -31,6 +31,7 @@ SHOWN: dict[str, Shown] = {
     "restart_keeps_leading": Shown(0, None, "Violation: a primary that restarts is a backup"),
     "seal_answered_without_stepping_down": Shown(0, None, "Violation: a member steps down before it answers a newe"),
     "rolled_back_store_votes": Shown(25, None, "Violation: liveness: not every node is a member within "),
+    "life_told_before_it_was_checked": Shown(908, "churn", "Violation: liveness: not every node is a member within "),
     "pairs_that_merely_add_up": Shown(2, None, "Violation: a majority durably promised an epoch before "),
     "older_epochs_followed": Shown(0, None, "AssertionError: "),
     "lives_not_told_apart": Shown(25, None, "Violation: liveness: not every node is a member within "),

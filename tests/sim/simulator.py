@@ -66,6 +66,7 @@ class Simulation:
         self.counts: Counter[str] = Counter()
         self.temper = steer or temper(self.rng)
         self.chaos, self.mended = True, False
+        self.away: list[Node] = []  # who stays broken when the faults stop
         self.down: dict[str, None] = {}  # stays down for a while
         self.names = [f"n{number}" for number in range(1, self.rng.choice(self.temper.sizes) + 1)]
         self.corosync = self.names
@@ -186,7 +187,6 @@ class Simulation:
         self._serve()
         self._return()
         self._must_within(CONVERGE_WITHIN_TICKS, self._level, "backups do not catch up")
-        self._replace_unrecognised()
         self._mending()
         self._must_within(MEND_WITHIN_TICKS, lambda: self.mended, "not every node is a member")
 
@@ -238,7 +238,7 @@ class Simulation:
         network = self.network
         network.cuts, network.queues, network.weather = {}, {}, FAIR
         self.corosync = self.names
-        away = self.budget.stay_broken() if self.rng.random() < 0.5 else []
+        self.away = away = self.budget.stay_broken() if self.rng.random() < 0.5 else []
         for node in self.nodes:
             node.armed, node.paused_until_ms, node.unreadable_until_ms, node.short_until_ms = None, 0, 0, 0
             node.clock.change(self.now)
@@ -258,24 +258,9 @@ class Simulation:
     def _return(self) -> None:
         """What stayed broken comes back."""
         self.note("", "all return")
-        self.network.cuts, self.down = {}, {}
+        self.network.cuts, self.down, self.away = {}, {}, []
         for node in self.nodes:
             node.start()
-
-    def _replace_unrecognised(self) -> None:
-        """A rolled-back store that was started, unheard, as often as it had lost starts is not known for one (README's
-        limits): whoever restored it takes it away again."""
-        for node in self.nodes:
-            if node.disk.member.store in self.watch.gone and not self._betrayed(node):
-                self.note(node.name, "its store was rolled back, and nobody noticed: replaced by hand")
-                node.wipe()
-                node.start()
-
-    def _betrayed(self, node: Node) -> bool:
-        """Whether somebody remembers a start of this store that its disk does not know."""
-        store = node.disk.member.store
-        told = [other.disk.remembers.get(store) for other in self.nodes if other is not node]
-        return any(at and node.disk.remembers.get(f"{store} {at[0]}") != at for at in told)
 
     def _hold_ms(self) -> int:
         return max(node.running.scores._hold_ms for node in self.nodes if node.up)
