@@ -404,14 +404,15 @@ class Store:
         """
         live = changes.live
         self._live_bytes = changes.live_bytes + ROW_BYTES * len(live)
-        may_sweep = SWEEP_MOST_BYTES + sum(len(key) + len(row.value) for key, row in changes.rows.items() if row)
+        may_sweep = SWEEP_MOST_BYTES + self.written_bytes - self._flushed_bytes
         kept: list[StateRow] = []
         while self.sweep_due and may_sweep > 0:
             oldest = self._sql("SELECT number, data, sum FROM segments ORDER BY number LIMIT 1").fetchone()
-            for row in _segment_rows(*oldest):
-                found = live.get(row[0])
-                if found and found.revision == row[2] and row[0] not in changes.rows:
-                    kept.append(row)
+            kept += [
+                row
+                for row in _segment_rows(*oldest)
+                if (found := live.get(row[0])) and found[1] == row[2] and row[0] not in changes.rows
+            ]
             self._sql("DELETE FROM segments WHERE number = ?", oldest[0])
             self._held_bytes -= len(oldest[1])
             may_sweep -= len(oldest[1])

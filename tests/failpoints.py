@@ -383,7 +383,7 @@ def _small_limits() -> None:
     snapshot.CHUNK_MOST_BYTES = 20_000
     donor.SOURCE_IDLE_MS = 300  # else the log is kept for a reader that was killed
     storage.FOLD_BYTES = 256 * 1024
-    storage.HELD_MOST, storage.HELD_SLACK_BYTES = 1.1, 5_000
+    storage.HELD_MOST, storage.HELD_SLACK_BYTES, storage.SWEEP_MOST_BYTES = 0.9, 0, 10_000  # always a little to sweep
 
 
 def main(process: str, arguments: list[str]) -> int:

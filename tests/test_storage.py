@@ -223,7 +223,7 @@ def test_what_was_deleted_makes_room_by_itself(tmp_path: Path) -> None:
                 store.save(Save(changes=state.take_changes()))
                 flushes += 1
             assert held(store) < most
-        assert flushes >= 3
+        assert flushes >= 2
         assert rows_of(store) == state.rows
         store.save(Save(changes=state.take_changes()))
         assert not store.sweep_due

@@ -213,7 +213,7 @@ class State:
         self.keys = SortedList()
         self.sessions: dict[int, Session] = {}  # least recently used first
         self.view: View | None = None  # at most one snapshot is read out at a time
-        self._changed_rows: set[bytes] = set()
+        self._changed_rows: dict[bytes, Row | None] = {}
         self._changed_sessions: set[int] = set()
 
     # --- Commands ---
@@ -301,6 +301,7 @@ class State:
         if old:
             self.hash ^= _row_hash(key, old)
             self.bytes -= len(key) + len(old.value)
+        row = None
         if value is None:
             del self.rows[key]
             self.keys.remove(key)
@@ -310,7 +311,7 @@ class State:
             self.bytes += len(key) + len(value)
             if not old:
                 self.keys.add(key)
-        self._changed_rows.add(key)
+        self._changed_rows[key] = row
         return self.revision
 
     # --- Readers ---
@@ -360,9 +361,9 @@ class State:
 
     def take_changes(self) -> Changes:
         """What the store's tables lack; the caller saves it in one transaction or dies."""
-        rows = {key: self.rows.get(key) for key in self._changed_rows}
+        rows = self._changed_rows
         sessions = {n: s.pack() if (s := self.sessions.get(n)) else None for n in self._changed_sessions}
-        self._changed_rows, self._changed_sessions = set(), set()
+        self._changed_rows, self._changed_sessions = {}, set()
         return Changes(self.applied, self.revision, self.hash, rows, sessions, self.rows, self.bytes)
 
 
