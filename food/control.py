@@ -165,7 +165,7 @@ class Control:
         self._replica.withheld = "" if name is not None else NOT_ADOPTED
         self._log("notice", f"adopted by resource {name}" if name else "released: goes on without Pacemaker")
         if name is not None:
-            self._name, self._ordered, self._text_ordered = name, None, ""
+            self._name, self._ordered, self._ordered_texts = name, None, ("", "")
 
     def _follow_settings(self, settings: dict[str, str | None] | None) -> None:
         """A monitor with other values than the last one: Pacemaker planned anew, and forgot the reload that was due."""

@@ -520,6 +520,18 @@ def test_an_adopt_is_answered_when_the_guardian_has_it_and_the_score_comes_at_on
     assert list(outside.orders("attributes")[0]) == ["other-state", "other-store", "other-keys"]
 
 
+def test_who_is_adopted_again_says_all_of_itself_again(outside: Node) -> None:
+    """Although nothing has changed: the release deleted it."""
+    for _ in range(2):
+        guardian_adopts(outside)
+        outside.wait_ms(ATTRIBUTE_QUIET_MS + 100)
+        guardian_adopts(outside, None)
+        outside.wait_ms(ATTRIBUTE_QUIET_MS + 100)
+    assert outside.scores() == [10, 10]
+    first, again = outside.orders("attributes")
+    assert first == again
+
+
 def test_an_adopt_that_the_guardian_refuses_says_why(outside: Node) -> None:
     outside.confirming = False
     reply = outside.request("adopt", settings={})
