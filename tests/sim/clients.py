@@ -144,9 +144,11 @@ class Client:
             argument = op[2] if op[0] == "put" else tuple(op[2:]) or None
             number = self.clients.history.invoked(self.number, op[0], op[1], argument)
             self.waiting[self.seq] = Write(op, number, now - habits.retry_ms)
-        for seq, write in self.waiting.items():
-            if now - write.sent_ms >= habits.retry_ms:
-                self._write(seq, write)
+        late = [seq for seq, write in self.waiting.items() if now - write.sent_ms >= habits.retry_ms]
+        if late and not self.world.chaos:
+            self._find()  # not for ever at a node that stays down; in the chaos just that happens, too
+        for seq in late:
+            self._write(seq, self.waiting[seq])
 
     def _leave(self) -> None:
         """Whether what waits was done, or will be, is never learned."""

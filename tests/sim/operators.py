@@ -102,7 +102,7 @@ class Operators:
     def mend(self) -> bool:
         """One step of what `foodctl member replace` and `add` do; True once every store that is here votes."""
         world = self.world
-        primaries = [node for node in world.nodes if node.running.role == "primary"]
+        primaries = [node for node in world.nodes if node.up and node.running.role == "primary"]
         if not primaries:
             return False
         current = primaries[0].running.local.log.members

@@ -35,7 +35,7 @@ SHOWN: dict[str, Shown] = {
     "pairs_that_merely_add_up": Shown(2, None, "Violation: a majority durably promised an epoch before "),
     "older_epochs_followed": Shown(0, None, "AssertionError: "),
     "lives_not_told_apart": Shown(25, None, "Violation: liveness: not every node is a member within "),
-    "founded_with_a_node_missing": Shown(0, None, "Violation: one committed entry an index, on every node"),
+    "founded_with_a_node_missing": Shown(1, None, "Violation: liveness: not every client is served within "),
     "founded_although_a_log_is_there": Shown(4, None, "Violation: leader completeness: what was committed is i"),
     "a_promise_ends_blankness": Shown(2, None, "Violation: liveness: not every client is served within "),
     "donor_not_awaited": Shown(1, None, "Violation: leader completeness: what was committed is i"),
