@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
+from cluster import wiretap
 from cluster.conftest import Figures
 from cluster.operations import RESOURCE, Cluster, assert_clean, now
+from testbed import packages
 
 pytestmark = pytest.mark.cluster
 
 SECRET = "/etc/food-key"
 MAKE = f"umask 077; printf %s {'another secret ' * 4!r} > {SECRET}"
 AFTER_S = 5.0
+LISTEN_S, HEARD_LEAST_BYTES = 4.0, 100_000
 
 
 def keys_of(cluster: Cluster) -> set[str]:
@@ -43,6 +48,25 @@ def test_keys_change_under_load_without_a_change_of_role(settled: Cluster, figur
     assert_clean(load)
     settled.operator("pcs", "resource", "update", RESOURCE, "key_file=")
     settled.wait(lambda: keys_of(settled) == old, "the cluster's own keys again")
+
+
+def test_nothing_readable_goes_over_the_wires(settled: Cluster) -> None:
+    """Entries, reads and answers, between nodes and to clients. What is found, the mechanism's name in the greeting of
+    each new connection, shows that the search finds what is there."""
+    secret, port = "a value that nobody may read", settled.client_port - 2
+    with settled.load() as load:
+        words = ["CURVE", "NULL", load.name, secret]
+        argv = [packages.PYTHON, wiretap.__file__, str(LISTEN_S), str(port), *words]
+        with settled.lab.popen_client(argv, stdout=subprocess.PIPE, text=True) as tap:
+            assert tap.stdout and tap.stdout.readline() == "listening\n"
+            began, _ = now()
+            put = ["foodctl", "--endpoints", f"{settled.lab.address('n1')}:{settled.client_port}", "put", "k", secret]
+            settled.lab.run_client(put, env=settled.client_env(settled.directory))
+            heard = json.loads(tap.stdout.readline())
+        assert load.acknowledged(began) > 100
+    assert heard["bytes"] > HEARD_LEAST_BYTES
+    assert heard["found"].pop("CURVE") > 0
+    assert heard["found"] == {"NULL": 0, load.name: 0, secret: 0}
 
 
 def test_a_node_without_the_secret_says_so(settled: Cluster) -> None:
