@@ -11,7 +11,6 @@ finds `adopted` at its start succeeds one that was killed: it clears what that l
 """
 
 import contextlib
-import importlib.util
 import json
 import os
 import pwd
@@ -20,17 +19,32 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
 from food import __version__, keys, locks, pacemaker, settings, watch
-from food.children import Owner, Tool, describe, environment, python_command, start_daemon
-from food.journal import LOG_DIRECTORY, Journal, log_file, plain, sockets
-
-EXIT_OK = 0
-EXIT_GENERIC = 1
-EXIT_ARGUMENTS = 2
-EXIT_PERMISSION = 4
-EXIT_INSTALLED = 5
+from food.children import Tool, describe, environment, python_command, start_daemon
+from food.journal import Journal, plain
+from food.nodebook import NodeBook
+from food.rundir import RunDirectory
+from food.startup import (
+    EXIT_ARGUMENTS,
+    EXIT_GENERIC,
+    EXIT_INSTALLED,
+    EXIT_OK,
+    PLAINTEXT_HINT,
+    Refused,
+    abandoned,
+    check_installed,
+    check_program,
+    find_owner,
+    keys_packet,
+    own_directory,
+    prepare_log,
+    read_config_file,
+    read_secret,
+    refused_as,
+    take_lock,
+)
 
 PACKET_MOST_BYTES = 64 * 1024
 PACKETS_A_TURN = 64
@@ -38,56 +52,6 @@ UNSENT_MOST = 256  # packets kept for a daemon that does not read; more, and it 
 TOOL_LIMIT_S = 3.0
 TOOLS_AT_ONCE = 8  # only a stop runs more than one
 OVERSLEPT_S = 0.2
-REASON_MOST_BYTES = 1000
-TICKET_MOST_BYTES = 1000
-NEEDED_MODULES = ("zmq", "msgpack", "sortedcontainers")
-PLAINTEXT_HINT = f"plaintext={settings.INSECURE} if anyone may read and write"
-PACKAGE_HINT = "python3-zmq, python3-msgpack and python3-sortedcontainers on Debian"
-
-
-class Refused(Exception):
-    """Why the guardian does not start, with the exit status that the agent hands on."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
-
-
-class NodeBook:
-    """Corosync's nodes and their numeric addresses, from the tools' answers."""
-
-    def __init__(self, node: str | None, address: str | None) -> None:
-        self.node = node
-        self._own_address = address
-        self._listed: list[pacemaker.Node] = []
-        self._resolved: dict[str, str] = {}
-        self._text = ""
-
-    def listed(self, output: str) -> None:
-        found = pacemaker.read_node_list(output)
-        text = repr([(node.name, node.address) for node in found])
-        if text != self._text:
-            self._text = text
-            self._resolved.clear()  # a changed list may come with changed names
-        self._listed = found
-        if self.node is None:
-            self.node = next((node.name for node in found if node.local), None)
-
-    def unresolved(self) -> list[str]:
-        addresses = [node.address for node in self._listed]
-        return [name for name in addresses if not settings.is_numeric_address(name) and name not in self._resolved]
-
-    def resolved(self, name: str, address: str) -> None:
-        self._resolved[name] = address
-
-    def nodes(self) -> dict[str, str] | None:
-        """Name to address, None while something is missing."""
-        if self.node is None or not self._listed or self.unresolved():
-            return None
-        found = {node.name: self._resolved.get(node.address, node.address) for node in self._listed}
-        if self._own_address:
-            found[self.node] = self._own_address
-        return found
 
 
 class Guardian:
@@ -99,7 +63,7 @@ class Guardian:
         self.identity = str(self.settings["id"])
         self.external = bool(self.settings["external"])
         self.resource = "" if self.external else self.identity  # what Pacemaker knows the daemon by
-        self.run_dir = str(self.settings["run_dir"])
+        self.files = RunDirectory(str(self.settings["run_dir"]))
         self.owner = find_owner(str(self.settings["user"]))
         check_program(self.settings["daemon"])
         node, address = self.settings["node"], self.settings["address"]
@@ -123,7 +87,6 @@ class Guardian:
         self.secret: tuple[bytes, str] | None = None  # until the daemon has its keys
         self.sent_keys: dict[str, str] | None = None
         self.unsent: list[bytes] = []
-        self.known_attributes: list[str] = []
         self.wakeup, self.wakeup_end = -1, -1
         self.stop_asked = False
 
@@ -132,14 +95,14 @@ class Guardian:
     def prepare(self) -> None:
         """Directories, log, guardian.lock. Raises Refused."""
         if self.owner.uid is not None:
-            parent = os.path.dirname(self.run_dir)
+            parent = os.path.dirname(self.files.path)
             with refused_as(parent):
                 os.makedirs(parent, 0o755, exist_ok=True)
-        own_directory(self.run_dir, 0o750, self.owner)
+        own_directory(self.files.path, 0o750, self.owner)
         own_directory(str(self.settings["data_dir"]), 0o700, self.owner)
         prepare_log(self.identity, self.owner)
         self.journal = Journal(self.identity, "guardian", str(self.settings["log_level"]), foreground=self.foreground)
-        self.guardian_lock = take_lock(f"{self.run_dir}/{locks.GUARDIAN_LOCK}", "food is already running: {}")
+        self.guardian_lock = take_lock(self.files.file(locks.GUARDIAN_LOCK), "food is already running: {}")
         if not self.foreground and not self.external and abandoned():
             # Its start was killed. The stop after it may have found the lock free: nothing may come up any more.
             raise Refused(EXIT_GENERIC, "the start that asked for food has ended")
@@ -147,6 +110,11 @@ class Guardian:
         if self.external:
             self.succeed()
         self.recall_attributes()
+
+    def recall_attributes(self) -> None:
+        """What a guardian that was killed may have left in Pacemaker: a stop has to remove it."""
+        self.files.recall_attributes()
+        self.watch.attributes_believed = dict.fromkeys(self.files.attributes, watch.UNKNOWN)
 
     def find_secret(self) -> None:
         """Reads the key file; raises Refused. Status 5 or 2 keep this node from running food: that it lacks a file is
@@ -160,22 +128,20 @@ class Guardian:
 
     def succeed(self) -> None:
         """Clears what a guardian that was killed left in Pacemaker, which would go on promoting this node."""
-        if os.path.exists(f"{self.run_dir}/adopted"):
+        if self.files.has("adopted"):
             self.say("warning", "the guardian before this one was killed: clearing its score and attributes")
             pid = os.fork()  # the clearing has a watch, signals and children of its own
             if pid == 0:
-                raw = {"id": self.identity, "run_dir": self.run_dir, "user": self.owner.name}
+                raw = {"id": self.identity, "run_dir": self.files.path, "user": self.owner.name}
                 os._exit(Guardian(raw, {}, self.foreground).clear())
             os.waitpid(pid, 0)
-            self.unlink("adopted")
+            self.files.remove("adopted")
 
     def launch(self) -> None:
         """The daemon, with its lock and its end of the pipe; our copies are closed, so that its death frees them."""
-        for name in ("reason", "demoted", "moving", "control.sock", "client.sock"):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{self.run_dir}/{name}")
+        self.files.forget_last_life()
         lock = take_lock(
-            f"{self.run_dir}/{locks.DAEMON_LOCK}", "another food daemon still runs: {}; stop the resource first"
+            self.files.file(locks.DAEMON_LOCK), "another food daemon still runs: {}; stop the resource first"
         )
         self.pipe, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pipe.setblocking(False)
@@ -190,7 +156,7 @@ class Guardian:
         self.poller.register(self.pipe, select.POLLIN)
         self.poller.register(self.daemon_errors, select.POLLIN)
         if not self.external:
-            self.write_attribute_names()
+            self.files.write_attributes()
         self.say("info", f"started the daemon as process {self.daemon_pid}, user {self.owner.name}")
 
     def daemon_command(self) -> list[str]:
@@ -215,11 +181,11 @@ class Guardian:
         except Exception as error:  # the daemon ends with this process, and nobody else would say why
             text = f"the guardian failed, please report it: {type(error).__name__}: {error} ({place(error)})"
             self.say("error", text)
-            self.write_reason(text)
+            self.files.write_reason(text)
             raise Refused(EXIT_GENERIC, text) from None
         # Nobody answers there any more. `adopted` last of all: it says that there may be something to clear.
         for name in ("moving", "control.sock", "client.sock", *self.cleared_files()):
-            self.unlink(name)
+            self.files.remove(name)
         self.say("info", "the guardian ends" + (f": {self.watch.reason}" if self.watch.reason else ""))
         if self.stop_asked:
             return EXIT_OK
@@ -270,10 +236,10 @@ class Guardian:
             self.say("error", f"{verdict}: killing it")
             self.watch.killed(verdict)
             self.kill_daemon()
-        if self.watch.awaits_role_move() and os.path.exists(f"{self.run_dir}/demoted"):
+        if self.watch.awaits_role_move() and self.files.has("demoted"):
             self.say("info", "Pacemaker has demoted the dead daemon")
             self.watch.role_moved(now)
-            self.unlink("moving")
+            self.files.remove("moving")
         if self.watch.released(now):
             self.released()
         self.watch.leave(now)
@@ -341,14 +307,14 @@ class Guardian:
                 raise ValueError("an attribute's name begins with the resource's")  # the others are not food's to set
             try:
                 if len(self.watch.attributes_wanted.keys() | texts.keys()) <= watch.ATTRIBUTES_MOST:
-                    self.keep_attribute_names(texts)
+                    self.files.keep_attributes(texts)
             except OSError as error:  # what is not noted there, a stop would not remove
                 self.watch.answers.append((order, f"{error.filename or 'attributes'}: {error.strerror}"))
             else:
                 self.watch.order_attributes(order, texts, now)  # refuses too many
         elif "fail" in message:
             reason = str(message["fail"])
-            self.write_reason(reason)
+            self.files.write_reason(reason)
             self.watch.order_fail(order, reason, now)
         elif "adopt" in message:
             parameters = message["adopt"]
@@ -372,11 +338,11 @@ class Guardian:
                     f"this node is {node} in Pacemaker and {self.book.node} in Corosync: their names must be the same"
                 )
             try:
-                os.rename(f"{self.run_dir}/adopting", f"{self.run_dir}/adopted")
+                self.files.take_ticket()
             except OSError as error:
                 return f"the start that asked for it has ended ({error.strerror})"
             self.resource = resource
-            self.write_attribute_names()
+            self.files.write_attributes()
             self.watch.adopt()
             self.say("notice", f"adopted by resource {resource}")
         self.reload(parameters)
@@ -384,27 +350,18 @@ class Guardian:
         return None
 
     def read_ticket(self, name: str) -> tuple[str, str] | None:
-        """(resource, Pacemaker's name of this node or nothing), as the agent wrote it."""
         try:
-            descriptor = os.open(f"{self.run_dir}/{name}", os.O_RDONLY | os.O_NOFOLLOW)
-        except OSError:
-            return None
-        text = os.read(descriptor, TICKET_MOST_BYTES).decode(errors="replace")
-        os.close(descriptor)
-        try:
-            resource, node = text.removesuffix("\n").split("\n")
-            return str(settings.identifier("the resource's name", resource)), node
+            return self.files.read_ticket(name)
         except ValueError as error:
-            self.say("error", f"{name} in {self.run_dir} is not understood: {error}")
+            self.say("error", str(error))
             return None
 
     def released(self) -> None:
         """Nothing of the resource is left: on without Pacemaker, by what the command line says."""
         self.say("notice", f"released by resource {self.resource}")
         self.resource = ""
-        self.known_attributes = []
-        self.unlink("attributes")
-        self.unlink("adopted")
+        self.files.forget_attributes()
+        self.files.remove("adopted")
         self.reload({})
         self.send({"adopted": None})
 
@@ -450,7 +407,7 @@ class Guardian:
             self.send({"nodes": nodes})
         else:
             self.greeted = True
-            self.unlink("reason")
+            self.files.remove("reason")
             self.sent_keys = keys_packet(self.secret, self.identity)  # while the daemon imports: it costs a little
             self.secret = None
             hello = {"settings": self.settings, "node": self.book.node, "nodes": nodes, "keys": self.sent_keys}
@@ -525,9 +482,9 @@ class Guardian:
         text = describe(status) + (f": {self.last_complaint}" if self.last_complaint else "")
         self.watch.died(text, now)
         if self.watch.awaits_role_move():
-            self.write_moving()
+            self.files.write_moving()
         if self.watch.reason:
-            self.write_reason(self.watch.reason)
+            self.files.write_reason(self.watch.reason)
         for job, tool in list(self.tools):
             if job.kind not in ("delete_score", "fail") and not self.stop_asked:
                 self.drop_tool(job, tool)  # nothing may stand before taking the score away
@@ -543,7 +500,7 @@ class Guardian:
             if job is None:
                 return
             if job.kind == "fail":
-                self.unlink("moving")  # it did not move: from now on a monitor may say so
+                self.files.remove("moving")  # it did not move: from now on a monitor may say so
             try:
                 tool = self.start_tool(self.command(job), now)
             except OSError as error:  # no descriptors are left, say: tried again like a tool that failed
@@ -631,7 +588,7 @@ class Guardian:
             text = f"no usable node list from Corosync for node {self.book.node or 'unknown'}"
         self.watch.done(job, worked, value, text, now)
         if self.watch.nodes_error and not self.greeted and not self.killed:
-            self.write_reason(self.watch.nodes_error)  # for a start whose time is over before the daemon's
+            self.files.write_reason(self.watch.nodes_error)  # for a start whose time is over before the daemon's
 
     def resolve_next(self, now: float) -> None:
         names = self.book.unresolved()
@@ -653,55 +610,7 @@ class Guardian:
         self.resolve_next(now)
         self.greet()
 
-    # Files, log, signals
-
-    def write_reason(self, text: str) -> None:
-        """For the monitor that finds the daemon gone; whole or not at all."""
-        temporary = f"{self.run_dir}/reason.new"
-        with contextlib.suppress(OSError):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
-            os.write(descriptor, text.encode(errors="replace")[:REASON_MOST_BYTES])
-            os.close(descriptor)
-            os.rename(temporary, f"{self.run_dir}/reason")
-
-    def write_moving(self) -> None:
-        """For a monitor of the dead primary: the role is being moved, and a failure would hold that up. Before the
-        reason, which the monitor waits for."""
-        with contextlib.suppress(OSError):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
-            os.close(os.open(f"{self.run_dir}/moving", flags, 0o644))
-
-    def unlink(self, name: str) -> None:
-        with contextlib.suppress(OSError):
-            os.unlink(f"{self.run_dir}/{name}")
-
-    def recall_attributes(self) -> None:
-        """Names that a guardian which was killed wrote: what a stop has to remove."""
-        with contextlib.suppress(OSError), open(f"{self.run_dir}/attributes", encoding="utf-8") as file:
-            lines = file.read(PACKET_MOST_BYTES).splitlines()
-            self.known_attributes = [line for line in lines if line][: watch.ATTRIBUTES_MOST]
-        self.watch.attributes_believed = dict.fromkeys(self.known_attributes, watch.UNKNOWN)
-
-    def keep_attribute_names(self, attributes: Mapping[str, str | None]) -> None:
-        new = [name for name in attributes if name not in self.known_attributes]
-        if not new:
-            return
-        self.known_attributes += new
-        try:
-            self.write_attribute_names()
-        except OSError:
-            del self.known_attributes[-len(new) :]
-            raise
-
-    def write_attribute_names(self) -> None:
-        """The file also says that there is something to clear, until the guardian has ended in order."""
-        descriptor = os.open(f"{self.run_dir}/attributes", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
-        try:
-            os.write(descriptor, "\n".join(self.known_attributes).encode())
-        finally:
-            os.close(descriptor)
+    # Log, signals
 
     def say(self, level: str, text: str) -> None:
         if self.journal:
@@ -731,7 +640,7 @@ class Guardian:
             numbers = os.read(self.wakeup, 4096)
             if signal.SIGTERM in numbers or signal.SIGINT in numbers:
                 if self.external and self.watch.adopted and self.daemon_pid:
-                    self.write_reason("stopped from outside Pacemaker, while a resource had it")
+                    self.files.write_reason("stopped from outside Pacemaker, while a resource had it")
                 self.stop_asked = True
                 self.watch.terminate(now)
 
@@ -751,7 +660,7 @@ class Guardian:
         self.loop()
         cleared = self.cleared_files()
         for name in ("moving", *cleared):  # the sockets may be another guardian's by now
-            self.unlink(name)
+            self.files.remove(name)
         if not cleared:
             raise Refused(EXIT_GENERIC, "Pacemaker's tools did not delete the score and the attributes in time")
         return EXIT_OK
@@ -782,108 +691,6 @@ def tool_error(status: int, errors: str) -> str:
     if status == -signal.SIGKILL:
         return f"no answer within {TOOL_LIMIT_S:.0f} s"
     return errors.strip().split("\n")[-1] or f"exit status {status}"
-
-
-def abandoned() -> bool:
-    """Whether whoever started us, and reads our standard error until we stand, has gone."""
-    poller = select.poll()
-    poller.register(2, 0)
-    return any(events & select.POLLERR for _, events in poller.poll(0))
-
-
-def take_lock(path: str, held: str) -> int:
-    try:
-        return locks.take(path)
-    except locks.Held as found:
-        raise Refused(EXIT_GENERIC, held.format(found)) from None
-    except OSError as error:
-        raise Refused(EXIT_GENERIC, f"{path} cannot be locked: {error.strerror}; remove it") from None
-
-
-def find_owner(name: str) -> Owner:
-    try:
-        entry = pwd.getpwnam(name)
-    except KeyError:
-        raise Refused(EXIT_INSTALLED, f"user {name!r} does not exist: run deploy/install, or set `user`") from None
-    if os.geteuid() != 0:
-        if entry.pw_uid != os.geteuid():
-            raise Refused(EXIT_PERMISSION, f"must be root to run the daemon as user {name!r}")
-        return Owner(name, None, None)
-    return Owner(name, entry.pw_uid, entry.pw_gid)
-
-
-def check_program(program: settings.Value) -> None:
-    if program is None:
-        return
-    name = str(program)
-    if not os.path.exists(name):
-        raise Refused(EXIT_INSTALLED, f"daemon is {name!r}: no such file; leave it unset for the installed one")
-    if not os.path.isfile(name) or not (name.endswith(".py") or os.access(name, os.X_OK)):
-        raise Refused(EXIT_INSTALLED, f"daemon is {name!r}: not a program; leave it unset for the installed one")
-
-
-def own_directory(path: str, mode: int, owner: Owner) -> None:
-    """A directory of the owner's. One that has contents of somebody else's is refused rather than taken over."""
-    with refused_as(path):
-        os.makedirs(path, mode, exist_ok=True)
-        state = os.stat(path)
-        if owner.uid is None or owner.gid is None:
-            return
-        if state.st_uid != owner.uid:
-            if os.listdir(path) and state.st_uid != 0:
-                raise Refused(EXIT_PERMISSION, f"{path} belongs to another user: chown -R {owner.name} {path}")
-            os.chown(path, owner.uid, owner.gid)
-        os.chmod(path, mode)
-
-
-@contextlib.contextmanager
-def refused_as(path: str) -> Iterator[None]:
-    """Whatever keeps a directory from being made ready, with the remedy."""
-    try:
-        yield
-    except OSError as error:
-        why = "it is no directory: move it away" if isinstance(error, FileExistsError) else error.strerror
-        raise Refused(EXIT_PERMISSION, f"directory {path} cannot be made ready: {why}") from None
-
-
-def prepare_log(resource: str, owner: Owner) -> None:
-    """Where there is neither journal nor syslog, a file that the daemon's user may append to."""
-    if sockets():
-        return
-    with contextlib.suppress(OSError):
-        os.makedirs(LOG_DIRECTORY, 0o755, exist_ok=True)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(log_file(resource), flags, 0o640)
-        if owner.uid is not None and owner.gid is not None:
-            os.fchown(descriptor, owner.uid, owner.gid)
-        os.close(descriptor)
-
-
-def check_installed() -> None:
-    missing = [name for name in NEEDED_MODULES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise Refused(EXIT_INSTALLED, f"{sys.executable} lacks {', '.join(missing)}: install {PACKAGE_HINT}")
-
-
-def read_config_file(path: str | None) -> dict[str, object]:
-    if not path:
-        return {}
-    settings.path("config", path)
-    try:
-        with open(path, encoding="utf-8") as file:
-            return settings.read_config(file.read())
-    except (OSError, UnicodeDecodeError) as error:
-        raise settings.BadSetting(f"configuration file {path} cannot be read: {error}") from None
-
-
-def read_secret(settled: Mapping[str, settings.Value]) -> tuple[bytes, str] | None:
-    """The secret and its file; None only where plaintext is asked for. Raises KeyMissing, KeyUnusable."""
-    path = settled["key_file"]
-    return None if settled["plaintext"] == settings.INSECURE else keys.read_secret(str(path) if path else None)
-
-
-def keys_packet(secret: tuple[bytes, str] | None, resource: str) -> dict[str, str] | None:
-    return keys.derive(secret[0], resource, secret[1]).packet() if secret else None
 
 
 SWITCHES = {"foreground", "check", "clear", "version", "help"}

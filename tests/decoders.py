@@ -43,8 +43,10 @@ from food.core.snapshot import Source
 from food.core.state import BadCommand, Session, State, decode
 from food.daemon import Daemon
 from food.directory import Directory, address
-from food.guardian import Guardian, NodeBook
+from food.guardian import Guardian
 from food.journal import LINE_LIMIT_BYTES, PRIORITIES, Journal
+from food.nodebook import NodeBook
+from food.rundir import RunDirectory
 from food.storage import Store, StoreBroken, _sum
 
 IN_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # for files of one input
@@ -403,13 +405,12 @@ class _OneGuardian:
             identity="food",
             resource="food",
             external=False,
-            run_dir=_run_dir().name,
+            files=RunDirectory(_run_dir().name),
             journal=SimpleNamespace(log=lambda level, line: self.lines.append(line), set_level=PRIORITIES.get),
             watch=watch.Watch(0.0, 1500),
             book=book,
             sent_keys=None,
             unsent=[],
-            known_attributes=[],
             master=True,
         )
 
@@ -460,8 +461,8 @@ def guardian(data: bytes) -> bool:
     for argv in one.jobs():
         for word in argv:
             assert b"\0" not in os.fsencode(word), f"cannot be run: {argv}"
-    assert len(one.guardian.known_attributes) <= watch.ATTRIBUTES_MOST, "names without bound"
-    one.guardian.write_attribute_names()
+    assert len(one.guardian.files.attributes) <= watch.ATTRIBUTES_MOST, "names without bound"
+    one.guardian.files.write_attributes()
     assert all(isinstance(line, str) for line in one.lines)
     return not any("not understood" in line for line in one.lines)
 

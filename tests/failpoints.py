@@ -63,7 +63,7 @@ def _some(*points: Point) -> list[Point]:
 
 
 STORE, DAEMON, TRANSPORT = "food.storage:Store.", "food.daemon:Daemon.", "food.transport:Transport."
-GUARDIAN, TOOL = "food.guardian:Guardian.", "food.guardian:Tool.__init__"
+GUARDIAN, TOOL, RUN_DIR = "food.guardian:Guardian.", "food.guardian:Tool.__init__", "food.rundir:RunDirectory."
 IO, BUSY, FULL = "sqlite SQLITE_IOERR", "sqlite SQLITE_BUSY", "sqlite SQLITE_FULL"
 
 POINTS = [
@@ -147,7 +147,7 @@ POINTS = [
         ("sign", "food.locks:sign", "start"),
         ("daemon-lock", "food.locks:take", "start", "daemon.lock"),
         ("fork", "food.guardian:start_daemon", "start"),
-        ("attribute-names", GUARDIAN + "write_attribute_names", "start"),
+        ("attribute-names", RUN_DIR + "write_attributes", "start"),
         ("detach", GUARDIAN + "detach", "start"),
         ("node-list", TOOL, "start", "corosync-cmapctl"),
         ("greet", GUARDIAN + "send", "start", "'hello'"),
@@ -158,16 +158,16 @@ POINTS = [
         ("lower-score", GUARDIAN + "tool_ended", "demote", "set_score"),
         ("reload", GUARDIAN + "reload", "reload"),
         ("death", GUARDIAN + "daemon_died", "kill the primary's daemon"),
-        ("moving", GUARDIAN + "write_moving", "kill the primary's daemon"),
+        ("moving", RUN_DIR + "write_moving", "kill the primary's daemon"),
         ("reason", "os:rename", "kill the primary's daemon", "reason.new"),
         ("delete-score", TOOL, "kill the primary's daemon", "crm_master.*'-D'"),
         ("score-deleted", GUARDIAN + "tool_ended", "kill the primary's daemon", "delete_score"),
         ("report", TOOL, "kill a backup's daemon", "crm_resource.*'--fail'"),
         ("terminate", GUARDIAN + "signal_daemon", "stop"),
         ("stop-score", TOOL, "stop", "crm_master.*'-D'"),
-        ("last-file", GUARDIAN + "unlink", "stop", "'attributes'"),
+        ("last-file", RUN_DIR + "remove", "stop", "'attributes'"),
         ("clear", TOOL, "stop without guardian", "crm_master.*'-D'"),
-        ("cleared", GUARDIAN + "unlink", "stop without guardian", "'attributes'"),
+        ("cleared", RUN_DIR + "remove", "stop without guardian", "'attributes'"),
     ),
     Point("guardian", "exec", "os:execve", "start", words="killed by signal 9"),  # the daemon to be
     Point("guardian", "forked", "signal:set_wakeup_fd", "start", where=r"^\(-1,", mode="parent"),
@@ -230,7 +230,7 @@ POINTS = [
     Point("guardian", "link", "socket:socket.send", "reload", "", "before", "os EAGAIN"),
     Point("guardian", "lock", "fcntl:flock", "start", "", "before", "os ENOLCK", "guardian.lock cannot"),
     Point("guardian", "fork", "os:fork", "start", "", "before", "os EAGAIN", "Resource temporarily unavailable"),
-    Point("guardian", "names", GUARDIAN + "write_attribute_names", "start", "", "before", "os ENOSPC", "No space left"),
+    Point("guardian", "names", RUN_DIR + "write_attributes", "start", "", "before", "os ENOSPC", "No space left"),
     Point(
         "guardian",
         "reason",
@@ -243,7 +243,7 @@ POINTS = [
     ),
     Point("guardian", "spawn", "os:posix_spawnp", "promote", "crm_master", "before", "os EAGAIN"),
     Point("guardian", "pipe", TOOL, "promote", "crm_master", "before", "os EMFILE", "tried again"),
-    Point("guardian", "note", GUARDIAN + "write_attribute_names", "start", "", "before", "os ENOSPC", "No space", 2),
+    Point("guardian", "note", RUN_DIR + "write_attributes", "start", "", "before", "os ENOSPC", "No space", 2),
     Point("guardian", "hear", GUARDIAN + "hear_daemon", "reload", "", "before", "os EIO", "the guardian failed"),
     Point("guardian", "daemon-lock", "fcntl:flock", "start", "", "before", "os ENOLCK", "daemon.lock cannot", 2),
     Point("agent", "spawn", "os:posix_spawn", "start", "", "before", "os EAGAIN", "cannot be run"),
@@ -255,10 +255,10 @@ EXTERNAL = [
     *_sides(
         "guardian",
         ("adopt", "os:rename", "adopt", "adopting"),
-        ("adopted-names", GUARDIAN + "write_attribute_names", "adopt"),
+        ("adopted-names", RUN_DIR + "write_attributes", "adopt"),
         ("release-score", TOOL, "release", "crm_master.*'-D'"),
         ("released", GUARDIAN + "released", "release"),
-        ("forget", GUARDIAN + "unlink", "release", "'adopted'"),
+        ("forget", RUN_DIR + "remove", "release", "'adopted'"),
         ("succeed", GUARDIAN + "succeed", "succeed"),
         ("succeed-score", TOOL, "succeed", "crm_master.*'-D'"),
     ),

@@ -6,7 +6,7 @@ saved CIB, and what crm_simulate then plans is done to the members, until neithe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from food.codec import pack, unpack
 from food.control import OCF_RUNNING_PROMOTED, OCF_SUCCESS, Control
 from food.core.message import Append, Chunk, Message, Range
 from food.guardian import Guardian, read_answer
+from food.rundir import RunDirectory
 from food.watch import Watch
 
 TURN_MS = 50
@@ -43,6 +44,14 @@ class Links(Stage):
             super().carry(source, target, message, published)
 
 
+class Nowhere(RunDirectory):
+    def write_reason(self, text: str) -> None:
+        pass
+
+    def keep_attributes(self, names: Iterable[str]) -> None:
+        pass
+
+
 class Deciding(Guardian):
     """A guardian that writes no files and runs no tools; its time is the world's."""
 
@@ -50,12 +59,7 @@ class Deciding(Guardian):
         super().__init__({"id": RESOURCE, "user": "root", "node": name}, {}, foreground=True)
         self.watch = Watch(now_s, 1_500)
         self.watch.node, self.watch.nodes = name, nodes
-
-    def write_reason(self, text: str) -> None:
-        pass
-
-    def keep_attribute_names(self, attributes: Mapping[str, str | None]) -> None:
-        pass
+        self.files = Nowhere("")
 
 
 class Instance:

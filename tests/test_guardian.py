@@ -17,8 +17,8 @@ import pytest
 from fake_tools import FakeTools, eventually, write_secret
 
 from food import locks, settings
-from food.guardian import NodeBook
 from food.keys import derive
+from food.nodebook import NodeBook
 from food.pacemaker import read_node_list
 
 ROOT = Path(__file__).resolve().parent.parent
