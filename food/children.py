@@ -87,8 +87,9 @@ class Tool:
 
     __slots__ = ("_chunks", "deadline", "errors", "output", "pid", "status")
 
-    def __init__(self, argv: Sequence[str], deadline: float) -> None:
-        """Raises OSError where there are no descriptors left to hear it by."""
+    def __init__(self, argv: Sequence[str], deadline: float, lock: int = -1) -> None:
+        """`lock`: a descriptor that the tool holds open while it runs. Raises OSError where there are no descriptors
+        left to hear it by."""
         self.deadline = deadline
         self.status: int | None = None
         self._chunks: tuple[list[bytes], list[bytes]] = ([], [])
@@ -109,6 +110,7 @@ class Tool:
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                     (os.POSIX_SPAWN_DUP2, output_end, 1),
                     (os.POSIX_SPAWN_DUP2, errors_end, 2),
+                    *([(os.POSIX_SPAWN_DUP2, lock, 3)] if lock >= 0 else []),
                 ],
                 setpgroup=0,
                 setsigmask=[],

@@ -51,6 +51,7 @@ PACKETS_A_TURN = 64
 UNSENT_MOST = 256  # packets kept for a daemon that does not read; more, and it is as good as dead
 TOOL_LIMIT_S = 3.0
 TOOLS_AT_ONCE = 8  # only a stop runs more than one
+ORPHANS_LIMIT_S = 2.0  # what a tool may take to end by itself whose guardian was killed
 OVERSLEPT_S = 0.2
 
 
@@ -74,6 +75,7 @@ class Guardian:
         self.watch = watch.Watch(time.monotonic(), watchdog_ms, external=self.external)
         self.poller = select.poll()
         self.tools: list[tuple[watch.Job, Tool]] = []
+        self.tools_lock = -1
         self.resolving: tuple[str, Tool] | None = None
         self.master = True  # crm_master is there
         self.daemon_pid, self.daemon_status = 0, EXIT_OK
@@ -107,6 +109,8 @@ class Guardian:
             # Its start was killed. The stop after it may have found the lock free: nothing may come up any more.
             raise Refused(EXIT_GENERIC, "the start that asked for food has ended")
         locks.sign(self.guardian_lock, os.getpid(), "external" if self.external else "")
+        with refused_as(self.files.path):
+            self.tools_lock = locks.share(self.files.file(locks.TOOLS_LOCK))
         if self.external:
             self.succeed()
         self.recall_attributes()
@@ -528,7 +532,7 @@ class Guardian:
         }[job.kind]()
 
     def start_tool(self, argv: pacemaker.Argv, now: float) -> Tool:
-        tool = Tool(argv, now + TOOL_LIMIT_S)
+        tool = Tool(argv, now + TOOL_LIMIT_S, self.tools_lock)
         self.poller.register(tool.output, select.POLLIN)
         self.poller.register(tool.errors, select.POLLIN)
         return tool
@@ -649,6 +653,7 @@ class Guardian:
     def clear(self) -> int:
         """Remove score and attributes that a guardian which was killed left behind."""
         self.listen_to_signals()
+        locks.outlast(self.files.file(locks.TOOLS_LOCK), ORPHANS_LIMIT_S)
         self.recall_attributes()
         resource, node = self.read_ticket("adopted") or (self.identity, "")
         self.resource, self.book.node = resource, self.book.node or node or os.uname().nodename

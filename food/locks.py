@@ -1,8 +1,11 @@
-"""The two locks of a node's food: one says that the guardian runs, one that the daemon does.
+"""A node's locks: one says that the guardian runs, one that the daemon does, one that a tool may be at work.
 
 flock, because it belongs to the open file and not to the process: the guardian takes the daemon's lock and hands it
 over by letting the daemon inherit the descriptor. The holder's pid stands inside, for whoever has to kill it, and
 behind it, in the guardian's, the word `external` if it was started outside Pacemaker: not the agent's to end.
+
+The third is shared by the guardian and the tools that it starts. A tool outlives a guardian that is killed, and would
+write into Pacemaker what whoever clears up behind it has just deleted.
 """
 
 import contextlib
@@ -12,9 +15,11 @@ import time
 
 GUARDIAN_LOCK = "guardian.lock"
 DAEMON_LOCK = "daemon.lock"
+TOOLS_LOCK = "tools.lock"
 # Looking whether a lock is held means to take it shared for a moment: try again before believing that it is held.
 TAKE_PATIENCE_S = 0.2
 TAKE_PAUSE_S = 0.01
+SHARED_LEAST = 10  # the descriptor's number: clear of those that a tool is given
 
 
 class Held(Exception):
@@ -39,6 +44,33 @@ def take(path: str) -> int:
                 os.close(descriptor)
                 raise Held(path, pid) from None
         time.sleep(TAKE_PAUSE_S)
+
+
+def share(path: str) -> int:
+    """A shared lock's descriptor. Raises OSError."""
+    found = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    descriptor: int = fcntl.fcntl(found, fcntl.F_DUPFD_CLOEXEC, SHARED_LEAST)
+    os.close(found)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
+
+
+def outlast(path: str, limit_s: float) -> bool:
+    """Waits until nobody shares the lock; whether that came within the limit."""
+    give_up = time.monotonic() + limit_s
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            while True:
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return True
+                if time.monotonic() > give_up:
+                    return False
+                time.sleep(TAKE_PAUSE_S)
+        finally:
+            os.close(descriptor)
+    return True
 
 
 def sign(descriptor: int, pid: int, note: str = "") -> None:

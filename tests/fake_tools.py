@@ -2,7 +2,7 @@
 
 `calls` has a line for each call; `score` is what the CIB shows of node n1, `score.NODE` of another, `attribute.NAME`
 and `attribute.NAME.NODE` likewise. A file `hang.TOOL` lets that tool hang, `fail.TOOL` lets it fail with the file's
-text.
+text; with `slow.TOOL` it takes 1.2 seconds.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ tool=${0##*/}
 cd "$FAKE_TOOLS" || exit 1
 echo "$tool $*" >>calls
 [ ! -e "hang.$tool" ] || exec sleep 60
+[ ! -e "slow.$tool" ] || sleep 1.2
 if [ -e "fail.$tool" ]; then cat "fail.$tool" >&2; exit 1; fi
 action= name= node= value=
 while [ $# -gt 0 ]; do

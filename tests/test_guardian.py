@@ -222,6 +222,19 @@ def test_what_a_killed_guardian_left_is_cleared(guarded: Guarded) -> None:
     assert not (guarded.run_dir / "attributes").exists()
 
 
+def test_a_tool_that_outlives_its_guardian_does_not_undo_the_clearing(guarded: Guarded) -> None:
+    slow = guarded.tools.directory / "slow.crm_master"
+    guarded.up()
+    slow.touch()
+    guarded.say({"order": 2, "score": 20, "why": "test"})
+    eventually("the tool at work", lambda: guarded.tools.calls("crm_master", "-v 20"))
+    guarded.close()
+    slow.unlink()
+    assert guarded.start("--clear", "--node", "n1").wait(10) == 0
+    time.sleep(1.4)
+    assert guarded.tools.score is None
+
+
 def test_what_could_not_be_cleared_is_left_to_the_next(guarded: Guarded) -> None:
     """Of guardian and of --clear: whoever comes next finds that there is something to clear."""
     guarded.up()
