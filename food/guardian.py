@@ -43,6 +43,7 @@ from food.startup import (
     read_config_file,
     read_secret,
     refused_as,
+    share_lock,
     take_lock,
 )
 
@@ -109,8 +110,7 @@ class Guardian:
             # Its start was killed. The stop after it may have found the lock free: nothing may come up any more.
             raise Refused(EXIT_GENERIC, "the start that asked for food has ended")
         locks.sign(self.guardian_lock, os.getpid(), "external" if self.external else "")
-        with refused_as(self.files.path):
-            self.tools_lock = locks.share(self.files.file(locks.TOOLS_LOCK))
+        self.tools_lock = share_lock(self.files.file(locks.TOOLS_LOCK))
         if self.external:
             self.succeed()
         self.recall_attributes()
@@ -250,6 +250,9 @@ class Guardian:
         if self.watch.phase == "stopping" and not self.asked_to_end:
             self.asked_to_end = True
             self.signal_daemon(signal.SIGTERM)
+        for job, tool in list(self.tools):
+            if self.watch.voids(job):
+                self.drop_tool(job, tool)
         self.end_late_tools(now)
         self.run_tools(now)
         self.flush()

@@ -44,7 +44,18 @@ def take_lock(path: str, held: str) -> int:
     except locks.Held as found:
         raise Refused(EXIT_GENERIC, held.format(found)) from None
     except OSError as error:
-        raise Refused(EXIT_GENERIC, f"{path} cannot be locked: {error.strerror}; remove it") from None
+        raise _unlockable(path, error) from None
+
+
+def share_lock(path: str) -> int:
+    try:
+        return locks.share(path)
+    except OSError as error:
+        raise _unlockable(path, error) from None
+
+
+def _unlockable(path: str, error: OSError) -> Refused:
+    return Refused(EXIT_GENERIC, f"{path} cannot be locked: {error.strerror}; remove it")
 
 
 def find_owner(name: str) -> Owner:

@@ -406,9 +406,18 @@ class Watch:
         }[job.kind]
         handler(job, worked, value, text, now)
 
+    def voids(self, job: Job) -> bool:
+        """Whether a tool that runs must be killed: it sets what is to be deleted, and beside the deletion nobody could
+        tell which of the two came last."""
+        return self._withdrawing and job.kind in ("set_score", "set_attribute")
+
     def dropped(self, job: Job) -> None:
-        """A tool was killed because something more pressing stands in its place."""
+        """A tool was killed because something more pressing stands in its place. It may have done its work."""
         self._running.remove(job)
+        if job.kind == "set_score":
+            self.score_believed = UNKNOWN
+        if job.kind == "set_attribute":
+            self.attributes_believed[job.name] = UNKNOWN
         if job.kind == "fail" and self.report_at is None and self.phase != "stopping":
             self.report_at = 0.0
 

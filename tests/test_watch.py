@@ -227,6 +227,22 @@ def test_a_stop_removes_score_and_attributes_and_waits_for_the_daemon() -> None:
     assert guard.finished(6.1)
 
 
+def test_what_is_being_set_at_a_stop_is_given_up_before_it_is_deleted() -> None:
+    """Side by side the one that acts last could end first, and what it set would be taken for deleted."""
+    guard = up(score=None)
+    guard.order_attributes(5, {"food-state": "in sync"}, 1.0)
+    guard.order_score(6, 100, "in sync", False, 5.9)
+    job = guard.next_job(5.9, busy=False)
+    assert job is not None and job.kind == "set_score" and not guard.voids(job)
+    guard.terminate(6.0)
+    assert guard.voids(job)
+    guard.dropped(job)
+    guard.died("exit status 0", 6.0)
+    assert not guard.finished(6.0)
+    assert run(guard, 6.0) == ["delete_score in sync", "delete_attribute food-state"]
+    assert guard.finished(6.0)
+
+
 def test_a_stop_ends_although_the_tools_do_not_work() -> None:
     guard = up()
     guard.terminate(6.0)
