@@ -104,6 +104,10 @@ class Node:
             self._life += 1
             self.paused_until_ms = 0
 
+    def forget_changes(self) -> None:
+        """Changes of members that wait here never arrive."""
+        self.inbox = [item for item in self.inbox if not (isinstance(item, Request) and item.change)]
+
     def wipe(self) -> None:
         """The node comes back with an empty disk: as somebody else."""
         self.crash()
