@@ -17,7 +17,6 @@ from cluster.operations import RESOURCE, Cluster
 from testbed import Lab
 
 HERE = Path(__file__).resolve().parent
-FAILED = pytest.StashKey[bool]()
 
 
 class Figure(NamedTuple):
@@ -65,20 +64,19 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def settled(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+def settled(cluster: Cluster) -> Iterator[Cluster]:
     """The cluster: one primary, all others in sync, nothing under way. It must be so again after the test."""
     cluster.settle()
     yield cluster
-    if request.node.stash.get(FAILED, False):
-        print(*cluster.logs(), sep="\n")
     cluster.repair()
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     outcome: Any = yield
-    if outcome.get_result().failed:
-        item.stash[FAILED] = True
+    report, cluster = outcome.get_result(), getattr(item, "funcargs", {}).get("cluster")
+    if report.failed and isinstance(cluster, Cluster):
+        report.sections.append(("the cluster then", "\n".join(cluster.picture())))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

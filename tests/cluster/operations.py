@@ -267,13 +267,18 @@ class Cluster(Operator):
                     found.append(Action(at, node, name))
         return sorted(found)
 
-    def logs(self) -> Iterator[str]:
-        """The end of every node's own log: for a test that failed."""
+    def picture(self) -> Iterator[str]:
+        """What crm_mon says, and the end of every node's logs, of food and of Pacemaker: for a test that failed."""
+        on = self.on()
+        yield self.lab.run(on[0], ["crm_mon", "-A1"], check=False).stdout if on else "all nodes are off"
         for node in self.lab.nodes:
-            path = self.lab.path(node, f"/var/log/food/{self.resource}.log")
-            lines = path.read_text(errors="replace").splitlines() if path.exists() else ["no log"]
-            yield f"--- {node}: {path}"
-            yield from lines[-LOG_LINES_SHOWN:]
+            for path in sorted(self.lab.path(node, "/var/log/food").glob("*.log")):
+                yield f"--- {node}: {path}"
+                yield from path.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
+            path = self.lab.path(node, PACEMAKER_LOG)
+            lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+            yield f"--- {node}: {path}, without what is mere information"
+            yield from [line for line in lines if "info:" not in line][-LOG_LINES_SHOWN:]
 
 
 def assert_clean(*loads: Load) -> Verdict:

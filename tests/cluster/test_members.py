@@ -28,7 +28,7 @@ def growing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         found = Cluster(lab)
         found.directory = tmp_path_factory.mktemp("loads")
         yield found
-        print(*found.logs(), sep="\n")
+        print(*found.picture(), sep="\n")
 
 
 def create(cluster: Cluster) -> None:
