@@ -83,7 +83,8 @@ def test_two_clones_side_by_side(settled: Cluster, second: Cluster, figures: Any
         victim, pid = second.primary(), second.daemon(second.primary())
         at, _ = now()
         second.operator("kill", "-KILL", str(pid), node=victim)
-        second.wait_primary_not(victim)
+        # On a busy machine Pacemaker does one thing at a time, and without notify nothing lies between the demote and
+        # the monitor that fails: then it restarts this node before it promotes any, and may promote it again.
         second.wait_restarted(victim, pid)
         second.settle()
         assert undisturbed(settled) == before, "the other clone was disturbed"
