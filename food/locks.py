@@ -33,44 +33,45 @@ class Held(Exception):
 def take(path: str) -> int:
     """The lock's descriptor, locked. Raises Held. Never follows a link: the directory may belong to the food user."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    give_up = time.monotonic() + TAKE_PATIENCE_S
+    if _lock(descriptor, fcntl.LOCK_EX, TAKE_PATIENCE_S):
+        return descriptor
+    pid = _read_pid(descriptor)
+    os.close(descriptor)
+    raise Held(path, pid)
+
+
+def _lock(descriptor: int, how: int, limit_s: float) -> bool:
+    give_up = time.monotonic() + limit_s
     while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
-        except BlockingIOError:
-            if time.monotonic() > give_up:
-                pid = _read_pid(descriptor)
-                os.close(descriptor)
-                raise Held(path, pid) from None
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+            return True
+        if time.monotonic() > give_up:
+            return False
         time.sleep(TAKE_PAUSE_S)
 
 
 def share(path: str) -> int:
-    """A shared lock's descriptor. Raises OSError."""
+    """A shared lock's descriptor. Raises OSError, and Held."""
     found = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     descriptor: int = fcntl.fcntl(found, fcntl.F_DUPFD_CLOEXEC, SHARED_LEAST)
     os.close(found)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
-    return descriptor
+    if _lock(descriptor, fcntl.LOCK_SH, TAKE_PATIENCE_S):
+        return descriptor
+    os.close(descriptor)
+    raise Held(path, 0)
 
 
 def outlast(path: str, limit_s: float) -> bool:
     """Waits until nobody shares the lock; whether that came within the limit."""
-    give_up = time.monotonic() + limit_s
-    with contextlib.suppress(FileNotFoundError):
+    try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            while True:
-                with contextlib.suppress(BlockingIOError):
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return True
-                if time.monotonic() > give_up:
-                    return False
-                time.sleep(TAKE_PAUSE_S)
-        finally:
-            os.close(descriptor)
-    return True
+    except FileNotFoundError:
+        return True
+    try:
+        return _lock(descriptor, fcntl.LOCK_EX, limit_s)
+    finally:
+        os.close(descriptor)
 
 
 def sign(descriptor: int, pid: int, note: str = "") -> None:

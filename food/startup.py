@@ -50,6 +50,8 @@ def take_lock(path: str, held: str) -> int:
 def share_lock(path: str) -> int:
     try:
         return locks.share(path)
+    except locks.Held as found:
+        raise Refused(EXIT_GENERIC, f"{found}, which is not food: end it") from None
     except OSError as error:
         raise _unlockable(path, error) from None
 

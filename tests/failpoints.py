@@ -51,8 +51,8 @@ class Point(NamedTuple):
 def _sides(process: str, *rows: tuple[str, ...]) -> list[Point]:
     """Each dies before the call and after it; of three calls CI takes the one, the other, and none."""
     return [
-        Point(process, *row, side=side, brief=n % 3 == number)  # type: ignore[misc,arg-type]  # rows of text only
-        for n, row in enumerate(rows)
+        Point(process, step, target, provoke, "".join(where), side, brief=n % 3 == number)
+        for n, (step, target, provoke, *where) in enumerate(rows)
         for number, side in enumerate(("before", "after"))
     ]
 

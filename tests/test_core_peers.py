@@ -137,12 +137,19 @@ def test_a_life_is_noted_before_anybody_hears_of_it() -> None:
     assert set(disk.remembers) >= {"n2.1 1", "n2.1 2"}
 
 
-def test_an_older_copy_does_not_outrun_what_is_remembered_by_restarting() -> None:
+@pytest.fixture
+def older() -> Stage:
+    """Three members, of which n2 has its store as it was a start ago, and is down."""
     stage = founded(3)
     stage.node("n2").image = stage.node("n2").disk.copy()
     stage.restart("n2")
     stage.run(500)
     stage.node("n2").roll_back()
+    return stage
+
+
+def test_an_older_copy_does_not_outrun_what_is_remembered_by_restarting(older: Stage) -> None:
+    stage = older
     for _ in range(5):
         stage.node("n2").start()
         stage.tick("n2")
@@ -153,13 +160,9 @@ def test_an_older_copy_does_not_outrun_what_is_remembered_by_restarting() -> Non
     assert stage.node("n2").disk.member.store == "n2.2"
 
 
-def test_an_older_copy_that_answers_first_does_not_outrun_it_either() -> None:
+def test_an_older_copy_that_answers_first_does_not_outrun_it_either(older: Stage) -> None:
     """It was started as often as it had lost starts, and is asked before it has heard anything."""
-    stage = founded(3)
-    stage.node("n2").image = stage.node("n2").disk.copy()
-    stage.restart("n2")
-    stage.run(500)
-    stage.node("n2").roll_back()
+    stage = older
     for _ in range(5):
         stage.node("n2").start()
         stage.node("n2").crash()

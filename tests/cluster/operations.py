@@ -30,6 +30,7 @@ LONG = os.environ.get("FOOD_LONG") == "yes"  # tests/run --long
 WAIT_S = 60.0
 LOAD_END_S = 240.0
 LOG_LINES_SHOWN = 40
+THROTTLE_LINES = 2_000  # of Pacemaker's log: a minute or two of a failover
 _STAMP = re.compile(
     r"(\w{3} \d\d [\d:.]+) (\S+) pacemaker-controld .*?Requesting local execution of (\w+) operation for (\S+)"
 )
@@ -266,6 +267,12 @@ class Cluster(Operator):
                     at = datetime.datetime.strptime(f"{year} {stamp}", "%Y %b %d %H:%M:%S.%f").timestamp()
                     found.append(Action(at, node, name))
         return sorted(found)
+
+    def throttled(self) -> bool:
+        """Whether Pacemaker has lately limited itself on some node, as its log says every 30 s while it does."""
+        paths = [self.lab.path(node, PACEMAKER_LOG) for node in self.lab.nodes]
+        lately = [line for path in paths for line in path.read_text(errors="replace").splitlines()[-THROTTLE_LINES:]]
+        return any("High CPU load detected" in line for line in lately)
 
     def picture(self) -> Iterator[str]:
         """What crm_mon says, and the end of every node's logs, of food and of Pacemaker: for a test that failed."""

@@ -136,7 +136,8 @@ def rolled_back_store_votes(original: Any, self: Replica, sender: Member, messag
 def life_told_before_it_was_checked(original: Any, self: Replica, sender: Member, ask: Any, now_ms: int) -> None:
     """A copy then erases what the others remember of the store, and is not known for one."""
     heard = self.peers.heard
-    self.peers.heard = {sender.store: heard.get(sender.store), **heard}  # type: ignore[dict-item]
+    nothing: Any = None
+    self.peers.heard = {sender.store: nothing, **heard}
     original(self, sender, ask, now_ms)
     self.peers.heard = heard
 
