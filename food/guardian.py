@@ -336,6 +336,8 @@ class Guardian:
     def adopt(self, parameters: dict[str, object]) -> str | None:
         """The daemon belongs to the resource that the agent's ticket names; or why not."""
         if not self.watch.adopted:
+            if self.watch.phase == "stopping":
+                return "food is being stopped"
             found = self.read_ticket("adopting")
             if found is None:
                 return "the start that asked for it has ended"

@@ -181,9 +181,6 @@ class Watch:
     def order_fail(self, order: int, why: str, now: float) -> None:
         if not self._may_speak(order):
             return
-        if self.phase == "stopping":
-            self.answers.append((order, None))
-            return
         self._report_orders.append(order)
         self._report_text = why
         self.report_at = now
@@ -550,10 +547,12 @@ class Watch:
         self._quiet_until = now + ATTRIBUTE_QUIET_S
 
     def _may_speak(self, order: int) -> bool:
-        """Whether Pacemaker may be told anything of this daemon; an order that may not is answered."""
-        if self.adopted and self._release_order is None:
+        """Whether Pacemaker may be told anything of this daemon; an order that may not is answered. None may once a stop
+        or a release runs: the daemon sent it before it knew, and nobody would take back what it set."""
+        if self.adopted and not self._withdrawing:
             return True
-        self.answers.append((order, "no resource has adopted this daemon"))
+        why = "food is being stopped" if self.adopted else "no resource has adopted this daemon"
+        self.answers.append((order, why))
         return False
 
     def _answer_score(self, error: str | None) -> None:

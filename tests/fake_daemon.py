@@ -1,7 +1,7 @@
 """A daemon that only speaks, by the guardian's pipe and the control socket. The guardian runs it as parameter `daemon`.
 
 Driven through files in its run directory: `say` (JSON packets for the guardian, a line each, read as they are
-appended), `replies` (JSON: action → reply). Tells through `heard` (the guardian's packets) and `asked` (requests, hex).
+appended), `last` (the same, sent when it is asked to end), `replies` (JSON: action → reply). Tells through `heard` (the guardian's packets) and `asked` (requests, hex).
 """
 
 import json
@@ -19,13 +19,21 @@ BEAT_S = 0.05
 def main() -> None:
     arguments = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
     pipe = socket.socket(fileno=int(arguments["--guardian-fd"]))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    last = Path("/dev/null")
+
+    def end(*_: object) -> None:
+        for line in last.read_text().splitlines() if last.exists() else []:
+            pipe.send(line.encode())
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, end)
     if os.environ.get("FAKE_DAEMON") == "dies":
         sys.exit("the disk is made of cheese")
     hello = pipe.recv(65536)
     if not hello:
         return
     run_dir = Path(json.loads(hello)["hello"]["settings"]["run_dir"])
+    last = run_dir / "last"
     heard, asked = (run_dir / "heard").open("ab", 0), (run_dir / "asked").open("a", 1)
     heard.write(hello + b"\n")
     control = None

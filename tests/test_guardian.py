@@ -134,6 +134,25 @@ def test_stop_ends_all_and_takes_the_score_away(guarded: Guarded) -> None:
     assert not guarded.tools.calls("--fail")
 
 
+def test_what_the_daemon_orders_as_a_stop_begins_leaves_nothing(guarded: Guarded) -> None:
+    guarded.up()
+    orders = [{"order": 2, "score": 1000}, {"order": 3, "attributes": {"food-state": "in sync"}}]
+    (guarded.run_dir / "last").write_text("".join(f"{json.dumps(order)}\n" for order in orders))
+    assert guarded.stop() == 0
+    assert guarded.tools.score is None and not guarded.tools.calls("-v 1000")
+    assert not list(guarded.tools.directory.glob("attribute.*"))
+
+
+def test_who_is_being_stopped_is_not_adopted(guarded: Guarded) -> None:
+    guarded.start("--external", "true")
+    eventually("hello", guarded.heard)
+    ticket = guarded.run_dir / "adopting"
+    ticket.write_text("food\nn1\n")
+    (guarded.run_dir / "last").write_text('{"order": 1, "adopt": {}}\n')
+    assert guarded.stop() == 0
+    assert ticket.exists() and not (guarded.run_dir / "adopted").exists()
+
+
 def test_a_killed_primary_loses_its_score_and_nothing_is_injected_once_the_role_moved(guarded: Guarded) -> None:
     guarded.up("primary", 1000)
     start = time.monotonic()

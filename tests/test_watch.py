@@ -243,6 +243,20 @@ def test_what_is_being_set_at_a_stop_is_given_up_before_it_is_deleted() -> None:
     assert guard.finished(6.0)
 
 
+def test_what_the_daemon_orders_after_the_stop_began_is_refused() -> None:
+    """It says so before it hears of the stop, and nobody would delete it again."""
+    guard = up(score=10)
+    guard.terminate(6.0)
+    guard.order_score(6, 100, "in sync", False, 6.0)
+    guard.order_score(7, None, "isolated", True, 6.0)
+    guard.order_attributes(8, {"food-state": "in sync"}, 6.0)
+    guard.order_fail(9, "its disk", 6.0)
+    assert guard.answers == [(order, "food is being stopped") for order in (6, 7, 8, 9)]
+    guard.died("exit status 0", 6.1)
+    assert run(guard, 6.1) == ["delete_score in sync"]
+    assert guard.finished(6.1)
+
+
 def test_a_stop_ends_although_the_tools_do_not_work() -> None:
     guard = up()
     guard.terminate(6.0)
