@@ -411,7 +411,7 @@ class Store:
             kept += [
                 row
                 for row in _segment_rows(*oldest)
-                if (found := live.get(row[0])) and found[1] == row[2] and row[0] not in changes.rows
+                if (found := live.get(row[0])) and found.revision == row[2] and row[0] not in changes.rows
             ]
             self._sql("DELETE FROM segments WHERE number = ?", oldest[0])
             self._held_bytes -= len(oldest[1])

@@ -547,8 +547,8 @@ class Watch:
         self._quiet_until = now + ATTRIBUTE_QUIET_S
 
     def _may_speak(self, order: int) -> bool:
-        """Whether Pacemaker may be told anything of this daemon; an order that may not is answered. None may once a stop
-        or a release runs: the daemon sent it before it knew, and nobody would take back what it set."""
+        """Whether Pacemaker may be told anything of this daemon; an order that may not is answered. Once a stop or a
+        release runs none may: the daemon sent it before it knew, and nobody would take back what it set."""
         if self.adopted and not self._withdrawing:
             return True
         why = "food is being stopped" if self.adopted else "no resource has adopted this daemon"

@@ -1,7 +1,8 @@
 """A daemon that only speaks, by the guardian's pipe and the control socket. The guardian runs it as parameter `daemon`.
 
 Driven through files in its run directory: `say` (JSON packets for the guardian, a line each, read as they are
-appended), `last` (the same, sent when it is asked to end), `replies` (JSON: action → reply). Tells through `heard` (the guardian's packets) and `asked` (requests, hex).
+appended), `last` (the same, sent when it is asked to end), `replies` (JSON: action → reply). Tells through `heard`
+(the guardian's packets) and `asked` (requests, hex).
 """
 
 import json

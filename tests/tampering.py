@@ -9,7 +9,6 @@ from pathlib import Path
 import msgpack
 
 from food.core.state import Row
-from food.core.state import _row_hash as row_hash
 from food.storage import _sum as checksum
 
 
@@ -20,12 +19,12 @@ def tamper(database: Path, key: bytes, value: bytes) -> None:
             rows = {found: (held, at) for found, held, at in msgpack.unpackb(data)}
             if key in rows:
                 where, kept = number, rows
-        old = Row(*kept[key])
-        new = Row(value, old.revision)
-        kept[key] = new
+        old = Row.of(key, *kept[key])
+        new = Row.of(key, value, old.revision)
+        kept[key] = value, old.revision
         (packed,) = db.execute("SELECT value FROM meta WHERE name = 'state'").fetchone()
         applied, revision, state_hash = msgpack.unpackb(packed)
-        changed = int(state_hash, 16) ^ row_hash(key, old) ^ row_hash(key, new)
+        changed = int(state_hash, 16) ^ old.hash ^ new.hash
         packed = msgpack.packb([applied, revision, f"{changed:x}"])
         data = msgpack.packb([(found, *row) for found, row in kept.items()])
         db.execute("UPDATE segments SET data = ?, sum = ? WHERE number = ?", (data, checksum(where, data), where))

@@ -70,7 +70,8 @@ def test_its_pieces_can_be_put_aside_one_by_one() -> None:
     assembly = Assembly("donor", AT, chunks[0].data)
     aside = [assembly.begin(), *(assembly.add(chunk) for chunk in chunks[1:])]
     assert [(piece.at, piece.number) for piece in aside] == [(AT, number) for number in range(len(chunks))]
-    assert [row for piece in aside for row in piece.rows] == [(key, *state.rows[key]) for key in state.keys]
+    rows = [(key, row.value, row.revision) for key, row in sorted(state.rows.items())]
+    assert [row for piece in aside for row in piece.rows] == rows
     assert [session for piece in aside for session in piece.sessions] == [(1, state.sessions[1].pack())]
     assert assembly.snapshot == Snapshot(AT, MEMBERS, state.revision, state.hash, 1, len(state.rows))
     assert assembly.received_keys == len(state.rows)
@@ -95,7 +96,7 @@ def test_at_one_index_every_node_gives_the_same_pieces() -> None:
     state, again = filled(), State()
     draft = Draft()
     for key, row in reversed(state.rows.items()):
-        draft.add(key, *row)
+        draft.add(key, row.value, row.revision)
     draft.sessions[1] = state.sessions[1].pack()
     again.restore(state.applied, state.revision, state.hash, draft)
     assert pieces(source_of(state)) == pieces(source_of(again))

@@ -189,6 +189,12 @@ def test_entries_are_applied_once_and_in_order(machine: Machine) -> None:
         machine.state.apply(1, packed(0, 0, 0, "put", b"k", b"v"))
 
 
+def test_a_row_is_one_object_and_its_hash_part_of_the_protocol() -> None:
+    row = Row.of(b"k", b"v", 7)
+    assert (row.value, row.revision, row.hash) == (b"v", 7, 0xF212_169F_2201_EBFC)
+    assert Row.of(b"k", b"", 2**63).value == b""
+
+
 def test_the_hash_depends_on_the_rows_only() -> None:
     one, other = Machine(), Machine()
     one("put", b"a", b"1")
@@ -224,7 +230,7 @@ def test_changes_are_what_the_tables_lack(machine: Machine) -> None:
     machine("put", b"b", b"2")
     machine("del", b"b")
     changes = machine.state.take_changes()
-    assert changes.rows == {b"a": Row(b"1", 1), b"b": None}
+    assert changes.rows == {b"a": Row.of(b"a", b"1", 1), b"b": None}
     assert set(changes.sessions) == {session}
     assert (changes.applied, changes.revision, changes.hash) == (4, 3, machine.state.hash)
     again = machine.state.take_changes()
@@ -258,7 +264,7 @@ def test_a_view_shows_one_index_whatever_changes_between_its_strides(
     for _ in range(50):
         for key in chance.sample(keys, 15):
             machine("put", key, b"old")
-        wanted = [(key, *machine.state.rows[key]) for key in machine.state.keys]
+        wanted = [(key, row.value, row.revision) for key, row in sorted(machine.state.rows.items())]
         view = machine.state.open_view()
         found: list[Any] = []
         for item in view.items():

@@ -321,7 +321,7 @@ def test_a_cluster_that_reads_late(tmp_path: Path) -> None:
     def go_back(load: Load) -> None:
         time.sleep(0.5)
         row = cluster.state.rows[b"load/c001"]
-        cluster.state.rows[b"load/c001"] = Row(b"load/1:2", 3)
+        cluster.state.rows[b"load/c001"] = Row.of(b"load/c001", b"load/1:2", 3)
         time.sleep(0.1)
         cluster.state.rows[b"load/c001"] = row
 

@@ -159,7 +159,8 @@ def as_before_segments(store: Store, state: State, number: int) -> None:
     """Makes it a store of an older format."""
     store._sql("DROP TABLE segments")
     store._sql("CREATE TABLE state (key BLOB PRIMARY KEY, value BLOB NOT NULL, revision INTEGER NOT NULL)")
-    store._many("INSERT INTO state VALUES (?, ?, ?)", [(key, *row) for key, row in state.rows.items()])
+    rows = [(key, row.value, row.revision) for key, row in state.rows.items()]
+    store._many("INSERT INTO state VALUES (?, ?, ?)", rows)
     store._put("format", number)
 
 
@@ -289,7 +290,7 @@ def test_large_entries_are_cut_into_rows_that_sqlite_takes(tmp_path: Path) -> No
 def staged(state: State, at: Position, commit: int = 0) -> tuple[list[Save], Snapshot]:
     """Saves that put `state` aside, three rows each; and what takes it."""
     sessions = [(number, session.pack()) for number, session in state.sessions.items()]
-    rows = [(key, *state.rows[key]) for key in state.keys]
+    rows = [(key, row.value, row.revision) for key, row in sorted(state.rows.items())]
     pieces = [Piece(at, 0, [], []), Piece(at, 1, sessions, [])]
     pieces += [Piece(at, number, [], rows[3 * number - 6 :][:3]) for number in range(2, len(rows) // 3 + 3)]
     snapshot = Snapshot(at, MEMBERS, state.revision, state.hash, len(sessions), len(rows))

@@ -36,9 +36,34 @@ class Result(NamedTuple):
     value: Any
 
 
-class Row(NamedTuple):
-    value: bytes
-    revision: int
+class Row(bytes):
+    """What a key has: its hash (8 bytes), revision (8 bytes, big-endian) and value, as one object. Among a million keys
+    a write costs as much as it touches memory.
+
+    The hash, the key's share of the state's, is compared between members, so it is part of the protocol: another sum
+    needs another version of the wire.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, key: bytes, value: bytes, revision: int) -> Row:
+        digest = blake2b(b"%d %d " % (len(key), revision), digest_size=8)
+        digest.update(key)
+        digest.update(value)
+        return cls(digest.digest() + revision.to_bytes(8, "big") + value)
+
+    @property
+    def hash(self) -> int:
+        return int.from_bytes(self[:8], "big")
+
+    @property
+    def revision(self) -> int:
+        return int.from_bytes(self[8:16], "big")
+
+    @property
+    def value(self) -> bytes:
+        return self[16:]
 
 
 class BadCommand(ValueError):
@@ -110,8 +135,8 @@ class Draft:
         self.hash = 0
 
     def add(self, key: bytes, value: bytes, revision: int) -> None:
-        row = self.rows[key] = Row(value, revision)
-        self.hash ^= _row_hash(key, row)
+        row = self.rows[key] = Row.of(key, value, revision)
+        self.hash ^= row.hash
         self.bytes += len(key) + len(value)
         self.added += 1
 
@@ -299,15 +324,15 @@ class State:
         self.revision += 1
         old = self.rows.get(key)
         if old:
-            self.hash ^= _row_hash(key, old)
+            self.hash ^= old.hash
             self.bytes -= len(key) + len(old.value)
         row = None
         if value is None:
             del self.rows[key]
             self.keys.remove(key)
         else:
-            row = self.rows[key] = Row(value, self.revision)
-            self.hash ^= _row_hash(key, row)
+            row = self.rows[key] = Row.of(key, value, self.revision)
+            self.hash ^= row.hash
             self.bytes += len(key) + len(value)
             if not old:
                 self.keys.add(key)
@@ -365,12 +390,3 @@ class State:
         sessions = {n: s.pack() if (s := self.sessions.get(n)) else None for n in self._changed_sessions}
         self._changed_rows, self._changed_sessions = {}, set()
         return Changes(self.applied, self.revision, self.hash, rows, sessions, self.rows, self.bytes)
-
-
-def _row_hash(key: bytes, row: Row) -> int:
-    """Compared between members, so it is part of the protocol: another sum needs another version of the wire."""
-    digest = blake2b(digest_size=8)
-    digest.update(b"%d %d " % (len(key), row.revision))
-    digest.update(key)
-    digest.update(row.value)
-    return int.from_bytes(digest.digest(), "big")

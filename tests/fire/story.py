@@ -266,7 +266,7 @@ class Life:
         local, state = self._local, State()
         draft = Draft()
         for key, row in local.state.rows.items():
-            draft.add(key, *row)
+            draft.add(key, row.value, row.revision)
         draft.sessions = {number: session.pack() for number, session in local.state.sessions.items()}
         state.restore(local.state.applied, local.state.revision, local.state.hash, draft)
         if local.commit < local.log.last.index and self._dice.random() < 0.5:

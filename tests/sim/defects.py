@@ -41,7 +41,6 @@ from food.core.ready import Ready, Save
 from food.core.replica import Replica, StoreUnusable
 from food.core.snapshot import Piece
 from food.core.state import Result, Row, Session, State, decode
-from food.core.state import _row_hash as row_hash
 from food.driver import Shell
 
 from . import node as sim_node
@@ -479,7 +478,7 @@ def half_installed_snapshot(original: Any, self: Disk, save: Save) -> None:
     """Rows of a snapshot go into the tables as they come, not in one transaction at the end."""
     original(self, save)
     for piece in self.staged:
-        self.rows.update({key: Row(value, revision) for key, value, revision in piece.rows})
+        self.rows.update({key: Row.of(key, value, revision) for key, value, revision in piece.rows})
 
 
 @defect(sim_node, "finish_turn")
@@ -695,7 +694,7 @@ def a_key_forgotten_on_one_node(original: Any, self: Local, commit: int) -> Any:
                 _, _, _, op, args = decode(entry.data)
                 if op == "put" and (row := self.state.rows.pop(args[0], None)):
                     self.state.keys.remove(args[0])
-                    self.state.hash ^= row_hash(args[0], row)
+                    self.state.hash ^= row.hash
     return results
 
 

@@ -116,7 +116,7 @@ class Disk:
         self.staged = []
         state, draft = State(), Draft()
         for key, row in self.rows.items():
-            draft.add(key, *row)
+            draft.add(key, row.value, row.revision)
         draft.sessions = {number: self.sessions[number] for number in sorted(self.sessions)}
         state.restore(self.applied, self.revision, self.hash, draft)
         log = Log(self.base, self.base_members, self.entries)

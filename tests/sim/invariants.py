@@ -57,7 +57,7 @@ def must(holds: bool, rule: Rule, index: int | None = None) -> None:
 def print_of(state: State) -> bytes:
     return fingerprint(
         state.revision,
-        [[key, *state.rows[key]] for key in state.keys],
+        [[key, row.value, row.revision] for key, row in sorted(state.rows.items())],
         [
             [
                 number,

@@ -13,7 +13,6 @@ import msgpack
 from food.core.members import Change
 from food.core.message import Answer, Ask, Digest, Member, MemberList, Message
 from food.core.state import Result, Row
-from food.core.state import _row_hash as row_hash
 
 from .clients import Whose
 from .invariants import Invariants
@@ -236,8 +235,8 @@ class Stage:
         state = node.running.local.state
         self.watch.flipped.add(node.disk.member.store)
         old = state.rows[key]
-        state.rows[key] = new = Row(value, old.revision)
-        state.hash ^= row_hash(key, old) ^ row_hash(key, new)
+        state.rows[key] = new = Row.of(key, value, old.revision)
+        state.hash ^= old.hash ^ new.hash
 
     def tamper(self, name: str, key: bytes = b"k", value: bytes = b"tampered") -> None:
         """The same in its state's tables, the stored hash included; it starts with them, and no checksum tells."""
@@ -245,8 +244,8 @@ class Stage:
         node.crash()
         self.watch.flipped.add(disk.member.store)
         old = disk.rows[key]
-        disk.rows[key] = new = Row(value, old.revision)
-        disk.hash ^= row_hash(key, old) ^ row_hash(key, new)
+        disk.rows[key] = new = Row.of(key, value, old.revision)
+        disk.hash ^= old.hash ^ new.hash
         self.start(name)
 
     def result(self, asked: str) -> Result | None:
