@@ -1,6 +1,6 @@
 """Started outside Pacemaker: agent, guardian and daemon as they are, one node; the cluster's tools are stand-ins.
 
-What the unit's ExecStart runs is started again whenever it ends, as systemd would.
+The unit runs under a real systemd (units.py), which takes root; without root a shell's loop stands for it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from fake_tools import eventually
 from test_agent import AGENT, PYTHON_ANYWHERE, ROOT, Node
+from units import Manager
 
 from food import locks
 from food.client import Client
@@ -29,10 +30,20 @@ RECURRING = {"OCF_RESKEY_CRM_meta_interval": "10000"}
 PATIENT_S = 10.0
 
 
-def command(instance: str) -> str:
-    """The unit's ExecStart for this instance, as a shell would run it."""
-    [line] = re.findall(r"^ExecStart=(.*)$", UNIT.read_text(), re.MULTILINE)
-    return str(line).replace("%i", instance)
+class Loop:
+    """What stands for the manager: starts again what has ended."""
+
+    def __init__(self, unit: str, environment: dict[str, str]) -> None:
+        [line] = re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE)
+        script = f"while :; do {line.replace('%i', 'food')}; sleep 0.5; done"
+        self.process = subprocess.Popen(["sh", "-c", script], env=environment, start_new_session=True)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        pass
 
 
 class External(Node):
@@ -50,14 +61,20 @@ class External(Node):
         user = pwd.getpwuid(os.geteuid()).pw_name
         self.options = f"--run-dir {self.run_dir} --data-dir {directory}/data --user {user} --port {PORT}"
         self.options += f" --key-file {secret}"
-        self.unit: subprocess.Popen[bytes] | None = None
+        self.unit: Manager | Loop | None = None
 
     def enable(self) -> None:
         """systemctl start; returns when the daemon can be asked."""
-        words = command("food").replace("/usr/local/bin/food", self.environment["FOOD_COMMAND"])
-        script = f"while :; do {words} 2>>{self.directory}/unit.log; sleep 0.3; done"
-        environment = {**self.environment, "FOOD_OPTIONS": self.options}
-        self.unit = subprocess.Popen(["sh", "-c", script], env=environment, start_new_session=True)
+        text = UNIT.read_text().replace("/usr/local/bin/food", self.environment["FOOD_COMMAND"])
+        assert text.count("/etc/default") == 1
+        text = text.replace("/etc/default", str(self.directory))
+        (self.directory / "food@food").write_text(f'FOOD_OPTIONS="{self.options}"\n')
+        if os.geteuid() == 0:
+            self.unit = Manager(text, self.environment)
+            eventually("systemd", (self.unit.directory / "systemd" / "private").exists, PATIENT_S)
+            self.unit("start", "food@food")
+        else:
+            self.unit = Loop(text, {**self.environment, "FOOD_OPTIONS": self.options})
         self.up()
 
     def up(self, *before: int | None) -> None:
@@ -70,12 +87,14 @@ class External(Node):
     def disable(self, number: int = signal.SIGTERM) -> None:
         """systemctl stop, or with SIGKILL a power failure."""
         assert self.unit is not None
+        if number == signal.SIGTERM and isinstance(self.unit, Manager):
+            self.unit("stop", "food@food")
         self.unit.kill()
-        self.unit.wait()
-        self.unit = None
         if guardian := self.pid(locks.GUARDIAN_LOCK):
             os.kill(guardian, number)
         eventually("the end", lambda: not self.pid(locks.GUARDIAN_LOCK) and not self.pid(locks.DAEMON_LOCK), PATIENT_S)
+        self.unit.close()
+        self.unit = None
 
     def close(self) -> None:
         if self.unit is not None:
@@ -329,4 +348,4 @@ def test_the_unit_starts_again_whatever_ended_and_stands_below_pacemaker() -> No
     text = UNIT.read_text()
     for line in ("Restart=always", "StartLimitIntervalSec=0", "Before=pacemaker.service", "KillMode=mixed"):
         assert line in text.splitlines()
-    assert command("food").startswith("/usr/local/bin/food --id food --external true")
+    assert "ExecStart=/usr/local/bin/food --id %i --external true $FOOD_OPTIONS" in text.splitlines()

@@ -24,7 +24,7 @@ LAB = (
     "util-linux",
 )
 FOOD = ("python3-msgpack", "python3-sortedcontainers", "python3-zmq")
-TESTS = ("crmsh", "gcc", "git", "libc6-dev", "libxml2-utils", "python3-venv", "strace")
+TESTS = ("crmsh", "gcc", "git", "libc6-dev", "libxml2-utils", "python3-venv", "strace", "systemd")
 PYTHON = "/usr/bin/python3"  # the one that the packages in FOOD belong to
 TOOLS = {
     "corosync": "corosync",

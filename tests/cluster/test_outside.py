@@ -1,60 +1,64 @@
-"""Started outside Pacemaker (external=true): what the unit runs, started again whenever it ends; and how it is held.
-
-There is no systemd in a lab's node: a shell's loop stands for it.
-"""
+"""Started outside Pacemaker (external=true): the unit as it was installed, under a systemd in every node."""
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+import units
 from cluster.marks import only_long
 from cluster.operations import CLONE, RESOURCE, Cluster, assert_clean, now
+from fake_tools import eventually
 from testbed import Lab
 from testbed.inside import Inside
 
 pytestmark = pytest.mark.cluster
 
-UNIT = Path(__file__).resolve().parents[2] / "deploy" / "food@.service"
-RESTART_S = 0.5
+UNIT = f"food@{RESOURCE}"
+HOME = units.lives_in("/run/systemd-of-food", "/usr/local/lib/systemd/system")
 LONGEST_GAP_MS = 15_000
 RECOVERY_MS = 5_000  # well under the monitor's interval
-
-
-def _unit_says(name: str) -> str:
-    [value] = re.findall(rf"^{name}=(.*)$", UNIT.read_text(), re.MULTILINE)
-    return str(value)
 
 
 class Units:
     """food@food.service on every node."""
 
     def __init__(self, lab: Lab) -> None:
-        assert _unit_says("RestartSec") == f"{RESTART_S * 1000:.0f}ms"
         self.lab = lab
-        self.command = _unit_says("ExecStart").replace("%i", RESOURCE)
         self.running: dict[str, Inside] = {}
 
+    def _cgroup(self, node: str) -> str:
+        return f"food-{self.lab.settings.name}-{node}"
+
+    def _systemctl(self, node: str, *words: str) -> None:
+        self.lab.run(node, ["systemctl", "--user", *words], env=HOME)
+
     def start(self, node: str) -> None:
-        loop = ["sh", "-c", f"while :; do {self.command}; sleep {RESTART_S}; done"]
-        self.running[node] = self.lab.popen(node, loop)
+        if node not in self.running:
+            self.running[node] = self.lab.popen(node, units.boot(self._cgroup(node)), env=HOME)
+            socket = ["test", "-S", f"{HOME['XDG_RUNTIME_DIR']}/systemd/private"]
+            eventually("systemd", lambda: not self.lab.run(node, socket, check=False).returncode, units.PATIENT_S)
+        self._systemctl(node, "start", UNIT)
 
     def stop(self, node: str) -> None:
-        unit = self.running.pop(node)
-        unit.kill()
-        unit.wait()
-        self.lab.signal(node, re.escape(self.command.split(" $")[0]), "TERM")
+        self._systemctl(node, "stop", UNIT)
 
     def powered_off(self, node: str) -> None:
         self.running.pop(node).wait()
+        units.clear(self._cgroup(node))
+
+    def close(self) -> None:
+        for node, manager in self.running.items():
+            self.stop(node)
+            manager.kill()
+            manager.wait()
+            units.clear(self._cgroup(node))
 
 
 @pytest.fixture(scope="module")
-def units(cluster: Cluster) -> Iterator[Units]:
+def systemd(cluster: Cluster) -> Iterator[Units]:
     """The clone deleted, its data taken over by units, and created again for these."""
     found = Units(cluster.lab)
     cluster.settle()
@@ -66,8 +70,7 @@ def units(cluster: Cluster) -> Iterator[Units]:
     )
     yield found
     cluster.operator("pcs", "resource", "delete", RESOURCE)
-    for node in list(found.running):
-        found.stop(node)
+    found.close()
     cluster.wait(lambda: not any(map(cluster.lab.pids_of, cluster.lab.nodes, ["local/bin/food"] * 9)), "the units' end")
     cluster.create()
 
@@ -76,7 +79,9 @@ def daemons(cluster: Cluster) -> list[int]:
     return [cluster.daemon(node) for node in cluster.lab.nodes]
 
 
-def test_a_disabled_clones_daemons_live_on_and_are_adopted_again(units: Units, settled: Cluster, figures: Any) -> None:
+def test_a_disabled_clones_daemons_live_on_and_are_adopted_again(
+    systemd: Units, settled: Cluster, figures: Any
+) -> None:
     before = daemons(settled)
     key, value = "outside", str(time.monotonic())
     settled.operator("foodctl", "put", key, value)  # not under the load: it counts every change
@@ -97,7 +102,7 @@ def test_a_disabled_clones_daemons_live_on_and_are_adopted_again(units: Units, s
 
 
 @only_long
-def test_a_released_backup_goes_on_replicating(units: Units, settled: Cluster) -> None:
+def test_a_released_backup_goes_on_replicating(systemd: Units, settled: Cluster) -> None:
     """A primary counts it among those in sync, while Pacemaker may not choose it."""
     backup, before = settled.backups()[0], daemons(settled)
     with settled.load() as load:
@@ -116,7 +121,7 @@ def test_a_released_backup_goes_on_replicating(units: Units, settled: Cluster) -
     assert_clean(load)
 
 
-def test_the_external_primary_is_killed(units: Units, settled: Cluster, figures: Any) -> None:
+def test_the_external_primary_is_killed(systemd: Units, settled: Cluster, figures: Any) -> None:
     old, pid = settled.primary(), settled.daemon(settled.primary())
     with settled.load() as load:
         at, _ = now()
@@ -135,7 +140,7 @@ def test_the_external_primary_is_killed(units: Units, settled: Cluster, figures:
 
 
 @only_long
-def test_an_external_backup_and_then_its_guardian_are_killed(units: Units, settled: Cluster, figures: Any) -> None:
+def test_an_external_backup_and_then_its_guardian_are_killed(systemd: Units, settled: Cluster, figures: Any) -> None:
     """The daemon's death is injected at once; the guardian's is found by its successor and the next monitor."""
     primary, backup = settled.primary(), settled.backups()[0]
     epoch, mark = settled.epoch(primary), settled.mark()
@@ -159,16 +164,16 @@ def test_an_external_backup_and_then_its_guardian_are_killed(units: Units, settl
     assert_clean(load)
 
 
-def test_the_node_of_an_external_primary_loses_its_power(units: Units, settled: Cluster) -> None:
+def test_the_node_of_an_external_primary_loses_its_power(systemd: Units, settled: Cluster) -> None:
     """Its /run is empty at the next boot: the daemon belongs to nobody until Pacemaker's start."""
     old = settled.primary()
     with settled.load() as load:
         settled.lab.kill(old)
-        units.powered_off(old)
+        systemd.powered_off(old)
         settled.wait_primary_not(old)
         settled.lab.wait_fenced(old)
         settled.lab.start(old)
-        units.start(old)
+        systemd.start(old)
         settled.lab.wait_online()
         settled.settle()
     assert not [failure for failure in settled.failures() if failure.node == old]
@@ -176,16 +181,16 @@ def test_the_node_of_an_external_primary_loses_its_power(units: Units, settled: 
 
 
 @only_long
-def test_without_its_unit_a_start_names_it(units: Units, settled: Cluster) -> None:
+def test_without_its_unit_a_start_names_it(systemd: Units, settled: Cluster) -> None:
     """A unit stopped under a running resource: the role moves, and the failure says what to do."""
     old = settled.primary()
     with settled.load() as load:
-        units.stop(old)
+        systemd.stop(old)
         settled.wait_primary_not(old)
         words = f"systemctl enable --now food@{RESOURCE}.service"
         settled.wait(lambda: any(words in failure.reason for failure in settled.failures()), "a failed start")
         assert any("stopped from outside" in reason for reason in settled.reasons())
-        units.start(old)
+        systemd.start(old)
         settled.operator("pcs", "resource", "cleanup", RESOURCE)
         settled.settle()
     assert_clean(load)
