@@ -551,7 +551,7 @@ class Watch:
         release runs none may: the daemon sent it before it knew, and nobody would take back what it set."""
         if self.adopted and not self._withdrawing:
             return True
-        why = "food is being stopped" if self.adopted else "no resource has adopted this daemon"
+        why = "a stop or a release is under way" if self.adopted else "no resource has adopted this daemon"
         self.answers.append((order, why))
         return False
 

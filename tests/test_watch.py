@@ -251,7 +251,7 @@ def test_what_the_daemon_orders_after_the_stop_began_is_refused() -> None:
     guard.order_score(7, None, "isolated", True, 6.0)
     guard.order_attributes(8, {"food-state": "in sync"}, 6.0)
     guard.order_fail(9, "its disk", 6.0)
-    assert guard.answers == [(order, "food is being stopped") for order in (6, 7, 8, 9)]
+    assert guard.answers == [(order, "a stop or a release is under way") for order in (6, 7, 8, 9)]
     guard.died("exit status 0", 6.1)
     assert run(guard, 6.1) == ["delete_score in sync"]
     assert guard.finished(6.1)
