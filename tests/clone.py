@@ -543,7 +543,7 @@ def _let_another_fall_behind(clone: Clone, point: Point, at: int) -> Provoked:
 def _half_a_snapshot(clone: Clone, point: Point, at: int) -> Provoked:
     node = clone.backups[0]
     _left_behind(clone, node)
-    arm(node.directory, (BY_NAME["daemon-half-snapshot-before-die"], 1))
+    arm(node.directory, (BY_NAME["daemon-half-snapshot-after-die"], 1))
     node("start")
     eventually("it dies while it receives", lambda: node.hit, HIT_S)
     clone.stop(node)

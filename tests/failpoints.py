@@ -269,7 +269,7 @@ EXTERNAL = [
 STEPS = [
     Point("daemon", "lose-append", DAEMON + "publish", "", "Append", "before", "skip"),
     Point("daemon", "first-part", "zmq:Socket.send", "", ", 3, {", "after", "pass"),
-    Point("daemon", "half-snapshot", STORE + "_stage", "", "number=5,"),  # four share a transaction
+    Point("daemon", "half-snapshot", STORE + "save", "", r"staged=\[Piece.*snapshot=None", "after"),
 ]
 BY_NAME = {point.name: point for point in POINTS + EXTERNAL + STEPS}
 assert len(BY_NAME) == len(POINTS + EXTERNAL + STEPS), "two points of one name"
