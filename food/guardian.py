@@ -49,6 +49,7 @@ from food.startup import (
 
 PACKET_MOST_BYTES = 64 * 1024
 PACKETS_A_TURN = 64
+COMPLAINTS_A_TURN = 16
 UNSENT_MOST = 256  # packets kept for a daemon that does not read; more, and it is as good as dead
 TOOL_LIMIT_S = 3.0
 TOOLS_AT_ONCE = 8  # only a stop runs more than one
@@ -92,6 +93,7 @@ class Guardian:
         self.unsent: list[bytes] = []
         self.wakeup, self.wakeup_end = -1, -1
         self.stop_asked = False
+        self.left_behind = False  # the guardian before this one left what could not be cleared
 
     # Start
 
@@ -109,16 +111,21 @@ class Guardian:
         if not self.foreground and not self.external and abandoned():
             # Its start was killed. The stop after it may have found the lock free: nothing may come up any more.
             raise Refused(EXIT_GENERIC, "the start that asked for food has ended")
-        locks.sign(self.guardian_lock, os.getpid(), "external" if self.external else "")
-        self.tools_lock = share_lock(self.files.file(locks.TOOLS_LOCK))
         if self.external:
+            locks.sign(self.guardian_lock, os.getpid(), "external clearing")  # a start lets it be, without a daemon
             self.succeed()
+        locks.sign(self.guardian_lock, os.getpid(), "external" if self.external else "")
+        self.tools_lock = share_lock(self.files.file(locks.TOOLS_LOCK))  # not before: the clearing waits for it
         self.recall_attributes()
 
     def recall_attributes(self) -> None:
         """What a guardian that was killed may have left in Pacemaker: a stop has to remove it."""
-        self.files.recall_attributes()
+        self.files.recall_attributes(self.prefixes())
         self.watch.attributes_believed = dict.fromkeys(self.files.attributes, watch.UNKNOWN)
+
+    def prefixes(self) -> tuple[str, ...]:
+        """What the names of food's attributes begin with: the others are not food's to set or delete."""
+        return tuple(f"{name}-" for name in (self.identity, self.resource) if name)
 
     def find_secret(self) -> None:
         """Reads the key file; raises Refused. Status 5 or 2 keep this node from running food: that it lacks a file is
@@ -138,7 +145,8 @@ class Guardian:
             if pid == 0:
                 raw = {"id": self.identity, "run_dir": self.files.path, "user": self.owner.name}
                 os._exit(Guardian(raw, {}, self.foreground).clear())
-            os.waitpid(pid, 0)
+            _, status = os.waitpid(pid, 0)
+            self.left_behind = status != 0
             self.files.remove("adopted")
 
     def launch(self) -> None:
@@ -310,8 +318,8 @@ class Guardian:
             if not isinstance(attributes, dict):
                 raise ValueError("attributes is not a map")
             texts = {plain(name): None if text is None else plain(str(text)) for name, text in attributes.items()}
-            if not all(name.startswith((f"{self.identity}-", f"{self.resource}-")) for name in texts):
-                raise ValueError("an attribute's name begins with the resource's")  # the others are not food's to set
+            if not all(name.startswith(self.prefixes()) for name in texts):
+                raise ValueError("an attribute's name begins with the resource's")
             try:
                 if len(self.watch.attributes_wanted.keys() | texts.keys()) <= watch.ATTRIBUTES_MOST:
                     self.files.keep_attributes(texts)
@@ -347,11 +355,14 @@ class Guardian:
                     f"this node is {node} in Pacemaker and {self.book.node} in Corosync: their names must be the same"
                 )
             try:
+                self.files.write_attributes()  # before the adoption: from then on there may be something to clear
+            except OSError as error:
+                return f"{error.filename or 'attributes'}: {error.strerror}"
+            try:
                 self.files.take_ticket()
             except OSError as error:
                 return f"the start that asked for it has ended ({error.strerror})"
             self.resource = resource
-            self.files.write_attributes()
             self.watch.adopt()
             self.say("notice", f"adopted by resource {resource}")
         self.reload(parameters)
@@ -368,7 +379,7 @@ class Guardian:
     def released(self) -> None:
         """Nothing of the resource is left: on without Pacemaker, by what the command line says."""
         self.say("notice", f"released by resource {self.resource}")
-        self.resource = ""
+        self.resource, self.left_behind = "", False
         self.files.forget_attributes()
         self.files.remove("adopted")
         self.reload({})
@@ -458,7 +469,7 @@ class Guardian:
 
     def hear_complaints(self) -> None:
         """The daemon's standard error: a traceback's last line says best what it died of."""
-        while True:
+        for _ in range(COMPLAINTS_A_TURN):
             try:
                 chunk = os.read(self.daemon_errors, 65536)
             except BlockingIOError:
@@ -604,6 +615,8 @@ class Guardian:
         if names and self.resolving is None:
             with contextlib.suppress(OSError):  # the next reading of the node list tries again
                 self.resolving = (names[0], self.start_tool(pacemaker.resolve(names[0]), now))
+        if self.resolving and self.resolving[1].status is not None:  # could not even be run
+            self.name_resolved(now)
 
     def name_resolved(self, now: float) -> None:
         assert self.resolving is not None
@@ -658,17 +671,17 @@ class Guardian:
     def clear(self) -> int:
         """Remove score and attributes that a guardian which was killed left behind."""
         self.listen_to_signals()
-        locks.outlast(self.files.file(locks.TOOLS_LOCK), ORPHANS_LIMIT_S)
-        self.recall_attributes()
+        alone = locks.outlast(self.files.file(locks.TOOLS_LOCK), ORPHANS_LIMIT_S)
         resource, node = self.read_ticket("adopted") or (self.identity, "")
         self.resource, self.book.node = resource, self.book.node or node or os.uname().nodename
+        self.recall_attributes()
         self.watch.daemon_lives = False
         self.watch.adopted = True
         self.stop_asked = True
         self.watch.terminate(time.monotonic())
         self.asked_to_end = True
         self.loop()
-        cleared = self.cleared_files()
+        cleared = self.cleared_files() if alone else ()  # what still runs may set again what was deleted
         for name in ("moving", *cleared):  # the sockets may be another guardian's by now
             self.files.remove(name)
         if not cleared:
@@ -677,7 +690,8 @@ class Guardian:
 
     def cleared_files(self) -> tuple[str, ...]:
         """Those that say that something is to be cleared, if nothing is: the next stop or start goes by them."""
-        return ("attributes", "adopted") if self.watch.cleared(time.monotonic()) else ()
+        cleared = self.watch.cleared(time.monotonic()) and not self.left_behind
+        return ("attributes", "adopted") if cleared else ()
 
 
 def place(error: BaseException) -> str:

@@ -34,6 +34,7 @@ def take(path: str) -> int:
     """The lock's descriptor, locked. Raises Held. Never follows a link: the directory may belong to the food user."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     if _lock(descriptor, fcntl.LOCK_EX, TAKE_PATIENCE_S):
+        os.ftruncate(descriptor, 0)  # until it is signed it names nobody: the last holder's pid may be another's by now
         return descriptor
     pid = _read_pid(descriptor)
     os.close(descriptor)

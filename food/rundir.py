@@ -22,6 +22,7 @@ REASON_MOST_BYTES = 1000
 TICKET_MOST_BYTES = 1000
 NAMES_MOST_BYTES = 64 * 1024
 WRITTEN = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe under a file's name holds nobody up
 LAST_LIFES = ("reason", "demoted", "moving", "control.sock", "client.sock")
 
 
@@ -47,15 +48,9 @@ class RunDirectory:
                 os.unlink(self.file(name))
 
     def write_reason(self, text: str) -> None:
-        """For the monitor that finds the daemon gone; whole or not at all."""
-        temporary = self.file("reason.new")
+        """For the monitor that finds the daemon gone."""
         with contextlib.suppress(OSError):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            descriptor = os.open(temporary, WRITTEN | os.O_EXCL, 0o644)
-            os.write(descriptor, text.encode(errors="replace")[:REASON_MOST_BYTES])
-            os.close(descriptor)
-            os.rename(temporary, self.file("reason"))
+            self._replace("reason", text.encode(errors="replace")[:REASON_MOST_BYTES])
 
     def write_moving(self) -> None:
         """For a monitor of the dead primary: the role is being moved, and a failure would hold that up. Before the
@@ -69,11 +64,9 @@ class RunDirectory:
         """(resource, Pacemaker's name of this node or nothing), as the agent wrote it; None if it is not there. Raises
         ValueError."""
         try:
-            descriptor = os.open(self.file(name), os.O_RDONLY | os.O_NOFOLLOW)
+            text = self._read(name, TICKET_MOST_BYTES)
         except OSError:
             return None
-        text = os.read(descriptor, TICKET_MOST_BYTES).decode(errors="replace")
-        os.close(descriptor)
         try:
             resource, node = text.removesuffix("\n").split("\n")
             return str(settings.identifier("the resource's name", resource)), node
@@ -86,11 +79,11 @@ class RunDirectory:
 
     # Names of attributes
 
-    def recall_attributes(self) -> None:
-        """Those that a guardian which was killed wrote."""
-        with contextlib.suppress(OSError), open(self.file("attributes"), encoding="utf-8") as file:
-            lines = file.read(NAMES_MOST_BYTES).splitlines()
-            self.attributes = [line for line in lines if line][:ATTRIBUTES_MOST]
+    def recall_attributes(self, prefixes: tuple[str, ...]) -> None:
+        """Those that a guardian which was killed wrote, as far as they are food's."""
+        with contextlib.suppress(OSError):
+            lines = self._read("attributes", NAMES_MOST_BYTES).splitlines()
+            self.attributes = [line for line in lines if line.startswith(prefixes)][:ATTRIBUTES_MOST]
 
     def keep_attributes(self, names: Iterable[str]) -> None:
         """Before any of them is set: what is not noted, a stop would not remove. Raises OSError."""
@@ -106,12 +99,30 @@ class RunDirectory:
 
     def write_attributes(self) -> None:
         """Raises OSError."""
-        descriptor = os.open(self.file("attributes"), WRITTEN | os.O_TRUNC, 0o644)
-        try:
-            os.write(descriptor, "\n".join(self.attributes).encode())
-        finally:
-            os.close(descriptor)
+        self._replace("attributes", "\n".join(self.attributes).encode())
 
     def forget_attributes(self) -> None:
         self.attributes = []
         self.remove("attributes")
+
+    # Whole files
+
+    def _read(self, name: str, most_bytes: int) -> str:
+        """Raises OSError."""
+        descriptor = os.open(self.file(name), READ)
+        try:
+            return os.read(descriptor, most_bytes).decode(errors="replace")
+        finally:
+            os.close(descriptor)
+
+    def _replace(self, name: str, data: bytes) -> None:
+        """Whole or not at all. Raises OSError."""
+        temporary = self.file(f"{name}.new")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        descriptor = os.open(temporary, WRITTEN | os.O_EXCL, 0o644)
+        try:
+            os.write(descriptor, data)
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, self.file(name))

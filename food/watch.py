@@ -19,6 +19,7 @@ REPORT_AGAIN_MOST_S = 300.0
 START_LIMIT_S = 50.0
 SCORE_CHECK_S = 2.0
 SCORE_FIRST_CHECK_S = 0.5
+CIB_LAG_S = 5.0  # an older score may stand in the CIB for so long behind attrd, on a busy cluster
 NO_SCORE_CHECK_S = 10.0
 SURRENDER_CHECK_S = 0.5
 ATTRIBUTE_CHECK_S = 15.0
@@ -71,6 +72,10 @@ class Retry:
         self.failures += 1
         return f"{self.what} failed: {text}; will be tried again" if self.failures == 1 else None
 
+    def at_once(self) -> None:
+        """What is wanted now has not been tried yet."""
+        self.at, self.failures = 0.0, 0
+
     def worked(self) -> str | None:
         tries, self.failures, self.at = self.failures, 0, 0.0
         return f"{self.what} works again after {tries} failed tries" if tries else None
@@ -104,6 +109,7 @@ class Watch:
         self._score_order: int | None = None
         self._score_check_at = 0.0
         self._score_mismatches = 0
+        self._score_written_at = 0.0
         self._score_tries = Retry("writing the promotion score")
         self._surrender = False  # the score goes as soon as another node shows one
         self._others: list[str] = []
@@ -164,7 +170,10 @@ class Watch:
             # The daemon logs its own wishes.
             self._say("debug", f"promotion score {score if score is not None else 'deleted'}: {why}")
         self.score_wanted, self._score_why, self._score_order = score, why, order
-        self._score_tries.at = 0.0
+        self._new_score()
+        if self.daemon_lives and score is not None:
+            self.report_at = None  # what was to be reported is over
+            self._answer_reports("the daemon may be promoted again")
         if self._score_settled():
             self._answer_score(None)
 
@@ -201,8 +210,11 @@ class Watch:
 
     def cleared(self, now: float) -> bool:
         """Whether score and attributes are as they are wanted: in the end, gone."""
-        under_way = any(job.kind.startswith(("set", "delete")) for job in self._running)
-        return not under_way and next(self._jobs(now + RETRY_MOST_S), None) is None
+        return not self._under_way() and next(self._jobs(now + RETRY_MOST_S), None) is None
+
+    def _under_way(self) -> bool:
+        """Whether a tool runs that changes something."""
+        return any(job.kind.startswith(("set", "delete", "fail")) for job in self._running)
 
     def released(self, now: float) -> bool:
         """Whether a release has come to its end just now: the resource's name is not needed any more."""
@@ -248,7 +260,7 @@ class Watch:
             return
         # Even where none is believed to stand: a tool that is killed for this may still have set it.
         self.score_wanted, self.score_believed, self._score_why = None, UNKNOWN, "the daemon is gone"
-        self._score_tries.at = 0.0
+        self._new_score()
         patience_s = {"primary": ROLE_MOVE_LIMIT_S, "candidate": CANDIDATE_PATIENCE_S}.get(self.role, 0.0)
         self.report_at = None if releasing else now + patience_s
         self._report_text = self.reason
@@ -282,7 +294,8 @@ class Watch:
         self._surrender = False
         self.score_wanted = None
         self.attributes_wanted = dict.fromkeys([*self.attributes_wanted, *self.attributes_believed])
-        self._score_tries.at = self._attribute_tries.at = 0.0
+        self._new_score()
+        self._attribute_tries.at_once()
 
     @property
     def _withdrawing(self) -> bool:
@@ -313,7 +326,7 @@ class Watch:
             return False
         if now - self._stop_at >= STOP_TOOLS_LIMIT_S:
             return True
-        return not self._running and next(self._jobs(now + RETRY_MOST_S), None) is None
+        return not self._under_way() and next(self._jobs(now + RETRY_MOST_S), None) is None
 
     # Jobs
 
@@ -405,8 +418,8 @@ class Watch:
 
     def voids(self, job: Job) -> bool:
         """Whether a tool that runs must be killed: it sets what is to be deleted, and beside the deletion nobody could
-        tell which of the two came last."""
-        return self._withdrawing and job.kind in ("set_score", "set_attribute")
+        tell which of the two came last; or it reports a failure of what is being stopped."""
+        return self._withdrawing and job.kind in ("set_score", "set_attribute", "fail")
 
     def dropped(self, job: Job) -> None:
         """A tool was killed because something more pressing stands in its place. It may have done its work."""
@@ -415,7 +428,7 @@ class Watch:
             self.score_believed = UNKNOWN
         if job.kind == "set_attribute":
             self.attributes_believed[job.name] = UNKNOWN
-        if job.kind == "fail" and self.report_at is None and self.phase != "stopping":
+        if job.kind == "fail" and self.report_at is None and not self._withdrawing:
             self.report_at = 0.0
 
     def running(self) -> tuple[Job, ...]:
@@ -430,7 +443,7 @@ class Watch:
             return
         self._say_if("notice", self._score_tries.worked())
         self.score_believed = job.value if job.kind == "set_score" else None
-        self._score_check_at = now + SCORE_FIRST_CHECK_S
+        self._score_written_at, self._score_check_at = now, now + SCORE_FIRST_CHECK_S
         self._quiet(now)
         if self._score_settled():
             self._answer_score(None)
@@ -444,6 +457,9 @@ class Watch:
         if value == self.score_wanted:
             self._score_mismatches = 0
             return
+        if self._score_mismatches and value is not None and now - self._score_written_at < CIB_LAG_S:
+            self._score_check_at = now + SCORE_FIRST_CHECK_S
+            return
         wanted = "deleted" if self.score_wanted is None else f"set to {self.score_wanted}"
         there = "gone" if value is None else value
         self._say("warning", f"the promotion score was {wanted}, and is {there} in the CIB: restoring it")
@@ -454,6 +470,11 @@ class Watch:
         self.score_believed = LOST if value is None or self._score_mismatches else value
         self._score_mismatches += 1
 
+    def _new_score(self) -> None:
+        """What is wanted is another one from now on: at once, and whatever stood before is no sign of a loss."""
+        self._score_tries.at_once()
+        self._score_mismatches = 0
+
     def _other_found(self, job: Job, worked: bool, value: object, text: str, now: float) -> None:
         if self._others and self._others[0] == job.name:
             self._others.pop(0)
@@ -462,7 +483,7 @@ class Watch:
         self._surrender = False
         self._say("info", f"promotion score deleted, {job.name} shows {value}: {self._score_why}")
         self.score_wanted = None
-        self._score_tries.at = 0.0
+        self._new_score()
 
     def _attribute_written(self, job: Job, worked: bool, value: object, text: str, now: float) -> None:
         if not worked:
@@ -482,7 +503,7 @@ class Watch:
             self.attributes_believed[job.name] = LOST
 
     def _reported(self, job: Job, worked: bool, value: object, text: str, now: float) -> None:
-        if self.phase == "stopping":
+        if self._withdrawing:
             return
         if not worked:
             self._say_if("warning", self._report_tries.failed(now, text))
@@ -549,9 +570,11 @@ class Watch:
     def _may_speak(self, order: int) -> bool:
         """Whether Pacemaker may be told anything of this daemon; an order that may not is answered. Once a stop or a
         release runs none may: the daemon sent it before it knew, and nobody would take back what it set."""
-        if self.adopted and not self._withdrawing:
+        if self.adopted and self.daemon_lives and not self._withdrawing:
             return True
-        why = "a stop or a release is under way" if self.adopted else "no resource has adopted this daemon"
+        why = "no resource has adopted this daemon"
+        if self.adopted:
+            why = "a stop or a release is under way" if self.daemon_lives else "the daemon is gone"
         self.answers.append((order, why))
         return False
 

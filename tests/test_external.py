@@ -28,6 +28,7 @@ UNIT = ROOT / "deploy" / "food@.service"
 ADDRESS, PORT = "127.0.1.9", 19_960
 RECURRING = {"OCF_RESKEY_CRM_meta_interval": "10000"}
 PATIENT_S = 10.0
+SUCCEEDS_S = 2.0  # the unit's half a second, and the start of a Python
 
 
 class Loop:
@@ -245,11 +246,23 @@ def test_the_successor_of_a_killed_guardian_clears_what_it_left(unit: External) 
     guardian = before[0]
     assert guardian
     os.kill(guardian, signal.SIGKILL)
+    eventually("the score is gone", lambda: unit.tools.score is None, SUCCEEDS_S)
     unit.up(*before)
-    assert unit.tools.score is None
     assert unit("monitor") == 7
     assert unit("demote") == 0 and unit("stop") == 0 and unit("start") == 0, unit.errors
     assert unit("monitor", **RECURRING) == 0
+
+
+def test_a_start_lets_a_successor_clear_what_was_left(unit: External) -> None:
+    """Pacemaker asks for a start at once, without a stop: while the successor clears, no daemon runs yet."""
+    unit.promoted()
+    slow = unit.tools.directory / "slow.crm_master"
+    slow.touch()
+    guardian = unit.pid(locks.GUARDIAN_LOCK)
+    assert guardian
+    os.kill(guardian, signal.SIGKILL)
+    assert unit("start") == 0, unit.errors
+    assert unit("monitor") == 0
 
 
 def test_a_stop_between_a_killed_guardian_and_its_successor_clears_what_it_left(unit: External) -> None:

@@ -447,6 +447,39 @@ def test_refuses_python_without_assertions(guarded: Guarded) -> None:
     assert done.returncode == 1 and "-O" in done.stderr
 
 
+def test_a_name_that_nobody_could_be_asked_for_is_asked_for_again(guarded: Guarded) -> None:
+    nodes, tool = guarded.tools.directory / "nodelist", guarded.tools.bin / "getent"
+    nodes.write_text(nodes.read_text().replace("10.0.0.2", "host2"))
+    tool.write_text("no program")
+    process = guarded.start()
+    eventually("the list", lambda: guarded.tools.calls("corosync-cmapctl"))
+    time.sleep(0.5)
+
+    def ticks() -> int:
+        return sum(map(int, Path(f"/proc/{process.pid}/stat").read_text().split()[13:15]))
+
+    before = ticks()
+    time.sleep(0.5)
+    assert ticks() - before < 20, "it spins"
+    tool.unlink()
+    tool.write_text("#!/bin/sh\necho 10.0.0.9 STREAM host2\n")
+    tool.chmod(0o755)
+    assert eventually("hello", guarded.heard, 10)[0]["hello"]["nodes"]["n2"] == "10.0.0.9"
+
+
+def test_odd_files_under_the_names_of_its_own_are_survived(guarded: Guarded) -> None:
+    guarded.run_dir.mkdir(parents=True, exist_ok=True)
+    for name in ("attributes", "adopting", "adopted"):
+        os.mkfifo(guarded.run_dir / name)
+    assert guarded.start("--clear", "--node", "n1").wait(10) == 0
+    guarded.close()
+    attributes = guarded.run_dir / "attributes"
+    attributes.write_bytes(b"\xff\nfood-state\nsomebody-elses")
+    assert guarded.start("--clear", "--node", "n1").wait(10) == 0
+    assert guarded.tools.calls("attrd_updater", "food-state", "-D")
+    assert not guarded.tools.calls("somebody")
+
+
 def test_node_names_are_resolved_by_another_process() -> None:
     book = NodeBook(None, None)
     book.listed("nodelist.local_node_pos (u32) = 1\n" + "".join(
