@@ -13,8 +13,11 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from fake_tools import eventually
+
 PROGRAM = "/lib/systemd/systemd"
 TARGETS = ("basic.target", "shutdown.target", "exit.target", "systemd-exit.service")
+CGROUPS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd")  # as the machine has them
 # /run/systemd/system says that systemd has booted the machine: without it no manager starts.
 BOOT = f"""
 mkdir -p /run/systemd "$XDG_RUNTIME_DIR" && cd "$XDG_RUNTIME_DIR" || exit
@@ -22,11 +25,8 @@ for target in {" ".join(TARGETS)}; do
     ln -sf /usr/lib/systemd/user/$target . || exit
 done
 mount -t tmpfs tmpfs /run/systemd && mkdir /run/systemd/system || exit
-for root in /sys/fs/cgroup/systemd /sys/fs/cgroup; do
-    if [ -e $root/cgroup.procs ]; then
-        mkdir -p $root/$0 && echo $$ >$root/$0/cgroup.procs || exit
-        break
-    fi
+for root in {" ".join(CGROUPS)}; do
+    [ ! -e $root/cgroup.procs ] || {{ mkdir -p $root/$0 && echo $$ >$root/$0/cgroup.procs; }} || exit
 done
 exec {PROGRAM} --user --unit=basic.target --log-target=console
 """
@@ -44,11 +44,16 @@ def lives_in(directory: str, *units: str) -> dict[str, str]:
 
 
 def clear(cgroup: str) -> None:
-    """Removes what a manager that was killed left there."""
-    for root in ("/sys/fs/cgroup/systemd", "/sys/fs/cgroup"):
+    """Removes what a manager that was killed left there; who has died may still be in it for a moment."""
+    for root in CGROUPS:
         for directory, _, _ in os.walk(f"{root}/{cgroup}", topdown=False):
-            with contextlib.suppress(OSError):  # something still runs in it
-                os.rmdir(directory)
+            eventually(f"{directory} is empty", lambda path=directory: _removed(path), PATIENT_S)
+
+
+def _removed(directory: str) -> bool:
+    with contextlib.suppress(OSError):
+        os.rmdir(directory)
+    return not os.path.exists(directory)
 
 
 class Manager:

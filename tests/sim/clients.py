@@ -133,6 +133,8 @@ class Client:
 
     def _open(self) -> None:
         if self.world.now - self._opened_ms >= RETRY_MS:
+            if not self.world.chaos:
+                self._find()  # like whoever waits for a write
             self._opened_ms = self.world.now
             self._send(Whose(self.number, 0, 0, 0, b""), [0, 0, 0, "open"])
 
