@@ -248,7 +248,7 @@ POINTS = [
     Point("guardian", "daemon-lock", "fcntl:flock", "start", "", "before", "os ENOLCK", "daemon.lock cannot", 3),
     Point("guardian", "tools-lock", "fcntl:flock", "start", "", "before", "os ENOLCK", "tools.lock cannot", 2),
     Point("agent", "spawn", "os:posix_spawn", "start", "", "before", "os EAGAIN", "cannot be run"),
-    Point("agent", "clear", "os:posix_spawn", "stop without guardian", "", "before", "os EAGAIN", "may be left"),
+    Point("agent", "clear", "os:posix_spawn", "stop without guardian", "", "before", "os EAGAIN"),  # tried again
     Point("guardian", "key", "os:fstat", "reload", "", "before", "os EIO", "Input/output error"),
 ]
 # Started outside Pacemaker: adopted and released.

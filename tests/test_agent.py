@@ -15,6 +15,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -286,6 +287,22 @@ def test_stop_removes_the_score_that_a_killed_guardian_left(node: Node) -> None:
     assert node("monitor") == 7 and "killed?" in node.reason
     assert node("stop") == 0
     assert node.tools.score is None
+
+
+@pytest.mark.parametrize("healed", [True, False])
+def test_a_stop_tries_again_what_could_not_be_cleared_and_says_what_may_be_left(node: Node, healed: bool) -> None:
+    assert node("start") == 0
+    node.say({"order": 1, "score": 100, "why": "test"})
+    eventually("score", lambda: node.tools.score == "100")
+    node.kill(locks.GUARDIAN_LOCK)
+    broken = node.tools.directory / "fail.crm_master"
+    broken.write_text("attrd does not answer")
+    if healed:
+        threading.Timer(3.0, broken.unlink).start()
+    assert node("stop", OCF_RESKEY_CRM_meta_timeout="8000") == 0
+    assert node.took_s < 8
+    assert (node.tools.score is None) == healed
+    assert ("score and attributes may be left" in node.errors) != healed
 
 
 BROKEN = {"OCF_RESKEY_port": "many", "OCF_RESKEY_config": "/nowhere", "OCF_RESKEY_args": "'", "OCF_RESKEY_user": "x y"}
