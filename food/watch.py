@@ -171,7 +171,7 @@ class Watch:
             self._say("debug", f"promotion score {score if score is not None else 'deleted'}: {why}")
         self.score_wanted, self._score_why, self._score_order = score, why, order
         self._new_score()
-        if self.daemon_lives and score is not None:
+        if score is not None:
             self.report_at = None  # what was to be reported is over
             self._answer_reports("the daemon may be promoted again")
         if self._score_settled():

@@ -191,7 +191,7 @@ def test_entries_are_applied_once_and_in_order(machine: Machine) -> None:
 
 def test_a_row_is_one_object_and_its_hash_part_of_the_protocol() -> None:
     row = Row.of(b"k", b"v", 7)
-    assert (row.value, row.revision, row.hash) == (b"v", 7, 0xF212_169F_2201_EBFC)
+    assert (row.value, row.revision, row.hash, row.size) == (b"v", 7, 0xF212_169F_2201_EBFC, 1)
     assert Row.of(b"k", b"", 2**63).value == b""
 
 

@@ -72,7 +72,6 @@ class External(Node):
         (self.directory / "food@food").write_text(f'FOOD_OPTIONS="{self.options}"\n')
         if os.geteuid() == 0:
             self.unit = Manager(text, self.environment)
-            eventually("systemd", (self.unit.directory / "systemd" / "private").exists, PATIENT_S)
             self.unit("start", "food@food")
         else:
             self.unit = Loop(text, {**self.environment, "FOOD_OPTIONS": self.options})

@@ -68,6 +68,7 @@ class Manager:
         self.environment = {**os.environ, **lives_in(str(self.directory))}
         with (self.directory / "log").open("w") as log:
             self.process = subprocess.Popen(boot(self.directory.name), env=self.environment, stdout=log, stderr=log)
+        eventually("systemd", (self.directory / "systemd" / "private").exists, PATIENT_S)
 
     def __call__(self, *words: str) -> None:
         done = subprocess.run(

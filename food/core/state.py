@@ -65,6 +65,11 @@ class Row(bytes):
     def value(self) -> bytes:
         return self[16:]
 
+    @property
+    def size(self) -> int:
+        """The value's bytes, without a copy of it."""
+        return len(self) - 16
+
 
 class BadCommand(ValueError):
     """A command that must not enter the log; `code` is the answer's status."""
@@ -325,7 +330,7 @@ class State:
         old = self.rows.get(key)
         if old:
             self.hash ^= old.hash
-            self.bytes -= len(key) + len(old.value)
+            self.bytes -= len(key) + old.size
         row = None
         if value is None:
             del self.rows[key]
@@ -360,7 +365,7 @@ class State:
                 break
             row = self.rows[key]
             found.append([key, row.value, row.revision])
-            size += len(key) + len(row.value)
+            size += len(key) + row.size
         return found
 
     # --- Snapshots and the store ---
