@@ -43,7 +43,8 @@ ROW_BYTES = 16  # what a segment has of a row beside key and value, about
 # Segments may hold so many times the bytes that are alive, and some: of what is swept then about a fifth is.
 HELD_MOST, HELD_MOST_SHORT = 2.0, 1.1  # the latter while the disk is short
 HELD_SLACK_BYTES, HELD_SLACK_SHORT_BYTES = 1024 * 1024, 64 * 1024
-SWEEP_MOST_BYTES = 4 * 1024 * 1024  # in one save, beside as much as it brings
+# In one save, beside twice what it brings: more would be felt by those who write.
+SWEEP_MOST_BYTES, SWEEP_MOST_SHORT_BYTES = 512 * 1024, 4 * 1024 * 1024
 # The write-ahead log is folded into the database outside of any save: two more fsyncs that no answer waits for.
 FOLD_BYTES = 8 * 1024 * 1024
 FOLD_SHORT_BYTES = 1024 * 1024  # while the disk is short: what is not folded counts as used
@@ -404,7 +405,8 @@ class Store:
         """
         live = changes.live
         self._live_bytes = changes.live_bytes + ROW_BYTES * len(live)
-        may_sweep = SWEEP_MOST_BYTES + self.written_bytes - self._flushed_bytes
+        most = SWEEP_MOST_SHORT_BYTES if self.short else SWEEP_MOST_BYTES
+        may_sweep = most + 2 * (self.written_bytes - self._flushed_bytes)
         kept: list[StateRow] = []
         while self.sweep_due and may_sweep > 0:
             oldest = self._sql("SELECT number, data, sum FROM segments ORDER BY number LIMIT 1").fetchone()

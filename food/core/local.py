@@ -21,7 +21,7 @@ FLUSH_MS = 1_000
 KEEP_ENTRIES = 20_000  # entries kept behind the state for backups that fell behind
 KEEP_BYTES = 64 * 1024 * 1024  # at most so much memory for them
 HOLD_BYTES = 512 * 1024 * 1024  # and so much while one is receiving a snapshot
-COMPACT_MOST_ENTRIES = 10_000  # forgotten at a time
+COMPACT_MOST_ENTRIES = 2_000  # forgotten at a time, beside as many as were flushed
 MARK_ENTRIES = 1_000  # at multiples of so many the state's hash is kept, to be compared with the others'
 MARKS_KEPT = 64
 
@@ -226,15 +226,15 @@ class Local:
         if behind or self.sweep_due:
             self._flushed_index = self.state.applied
             self._save.changes = self.state.take_changes()
-        self._compact()
+        self._compact(COMPACT_MOST_ENTRIES + behind)
 
-    def _compact(self) -> None:
-        """Forgets entries that nobody is likely to fetch; so many at a time that no turn takes long."""
+    def _compact(self, most: int) -> None:
+        """Forgets entries that nobody is likely to fetch, so few at a time that no turn takes long."""
         log = self.log
-        keep_from = max(self._flushed_index - KEEP_ENTRIES, log.beyond(KEEP_BYTES, COMPACT_MOST_ENTRIES))
+        keep_from = max(self._flushed_index - KEEP_ENTRIES, log.beyond(KEEP_BYTES, most))
         if self.hold is not None:
-            keep_from = min(keep_from, max(self.hold, log.beyond(HOLD_BYTES, COMPACT_MOST_ENTRIES)))
-        keep_from = min(keep_from, self._flushed_index, log.base.index + COMPACT_MOST_ENTRIES)
+            keep_from = min(keep_from, max(self.hold, log.beyond(HOLD_BYTES, most)))
+        keep_from = min(keep_from, self._flushed_index, log.base.index + most)
         if keep_from > log.base.index:
             log.compact(keep_from)
             members = log.members_at(keep_from)
