@@ -44,7 +44,7 @@ ROW_BYTES = 16  # what a segment has of a row beside key and value, about
 HELD_MOST, HELD_MOST_SHORT = 2.0, 1.1  # the latter while the disk is short
 HELD_SLACK_BYTES, HELD_SLACK_SHORT_BYTES = 1024 * 1024, 64 * 1024
 # In one save, beside twice what it brings: more would be felt by those who write.
-SWEEP_MOST_BYTES, SWEEP_MOST_SHORT_BYTES = 512 * 1024, 4 * 1024 * 1024
+SWEEP_MOST_BYTES, SWEEP_MOST_SHORT_BYTES = 256 * 1024, 4 * 1024 * 1024
 # The write-ahead log is folded into the database outside of any save: two more fsyncs that no answer waits for.
 FOLD_BYTES = 8 * 1024 * 1024
 FOLD_SHORT_BYTES = 1024 * 1024  # while the disk is short: what is not folded counts as used
@@ -372,7 +372,8 @@ class Store:
             self._flush(changes)
         if save.compact:
             position, members = save.compact
-            self._sql("DELETE FROM log WHERE last <= ?", position.index)
+            # Rows do not overlap: one that ends there begins there, and only `first` has an index.
+            self._sql("DELETE FROM log WHERE first <= ?1 AND last <= ?1", position.index)
             self._put("base", [position, pack_members(members)])
         if save.changes or not save.entries:  # else it went with them: a page less to write for most transactions
             self._put("commit", save.commit)
