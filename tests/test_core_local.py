@@ -287,11 +287,17 @@ def test_many_entries_go_some_at_a_time_also_when_nothing_is_written(
         monkeypatch.setattr(local_module, name, value)
     local.append([put(index) for index in range(4, 21)])
     local.advance(20)
+    local.hold = 0  # for a backup that fetches, until now
+    local.take_ready(0)
+    assert local.log.base.index == 0
+    local.hold = None
+    local.append([put(index) for index in range(21, 25)])
+    local.advance(24)
     bases = []
-    for turn in range(5):
+    for turn in range(1, 6):
         local.take_ready(turn * local_module.FLUSH_MS)
         bases.append(local.log.base.index)
-    assert bases == [6, 12, 18, 18, 18]
+    assert bases == [10, 16, 22, 22, 22], "six a turn, and as many as were flushed"
 
 
 def test_start_counts_only_rise(local: Local) -> None:
