@@ -1,4 +1,4 @@
-"""What comes from elsewhere is passed over first, and nothing built of it: msgpack 1.0.3 keeps what it refuses."""
+"""What comes from elsewhere is passed over first, and nothing built of it, where msgpack keeps what it refuses."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ NOT_TORN = [b"\xc1", b"\x91" * 2_000 + b"\xc0", b"\x91\xa2\xff\xff", b"\x81\x01\
 @pytest.fixture(autouse=True)
 def _nothing_leaked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "_leaked_bytes", 0)
+    monkeypatch.setattr(packed, "keeps_refused", True)
 
 
 def forbidden(*_: Any, **__: Any) -> Any:
@@ -65,6 +66,15 @@ def test_after_so_much_that_was_refused_late_the_slow_form_takes_over(monkeypatc
     monkeypatch.setattr(msgpack, "unpackb", forbidden)
     assert packed.unpacked(msgpack.packb([1, b"a"]), 2) == [1, b"a"]
     assert list(packed.unpacked_all(msgpack.packb([1, b"a"]), 2)) == [[1, b"a"]]
+
+
+@pytest.mark.parametrize("data", [*TORN, *NOT_TORN, b"\xc0\xc0"], ids=lambda data: data[:6].hex())
+def test_where_msgpack_keeps_nothing_it_refuses_the_same(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "keeps_refused", False)
+    monkeypatch.setattr(packed, "_probe", forbidden)
+    with pytest.raises(ValueError, match=r"\w{4}"):
+        packed.unpacked(data, 2)
+    assert packed.unpacked(msgpack.packb([1, b"a"]), 2) == [1, b"a"]
 
 
 LEAK = """
