@@ -230,6 +230,38 @@ def test_what_was_deleted_makes_room_by_itself(tmp_path: Path) -> None:
         assert not store.sweep_due
 
 
+def test_a_save_sweeps_little_unless_the_disk_is_short(tmp_path: Path) -> None:
+    """Who writes waits for it: a segment, not all that is void."""
+    state, index = State(), 0
+    with closing(Store(tmp_path, "n1")) as store:
+        for index in range(1, 41):
+            state.apply(index, put(b"%d" % index, bytes(500_000)))
+        store.save(Save(changes=state.take_changes(), promise=ONE))
+        for key in range(1, 31):
+            state.apply(index + key, delete(b"%d" % key))
+        store.save(Save(changes=state.take_changes()))
+        swept = []
+        for store.short in (False, True):
+            before = held(store)
+            store.save(Save(changes=state.take_changes()))
+            swept.append(before - held(store))
+        assert 0 < swept[0] < 2_000_000 < 3_000_000 < swept[1]
+
+
+def test_forgetting_the_oldest_entries_reads_only_them(tmp_path: Path) -> None:
+    """They are found by the table's key: else each time all that is held for a backup would be read."""
+    with closing(Store(tmp_path, "n1")) as store:
+        assert store._db
+        said: list[str] = []
+        store._db.set_trace_callback(said.append)
+        store.save(Save(entries=[Entry(n, ONE, Kind.COMMAND, b"") for n in (1, 2)], promise=ONE))
+        store.save(Save(compact=(Position(ONE, 1), MEMBERS)))
+        store._db.set_trace_callback(None)
+        (forget,) = (text for text in said if text.startswith("DELETE FROM log"))
+        plan = [row[3] for row in store._sql(f"EXPLAIN QUERY PLAN {forget}")]
+        assert plan == ["SEARCH log USING INTEGER PRIMARY KEY (rowid<?)"]
+
+
 def test_a_segment_damaged_meanwhile_is_noticed_when_it_is_swept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
