@@ -69,7 +69,8 @@ def fewer_than_nodes(lab: Lab, figures: Any) -> Cluster:
 
     def told() -> bool:
         words = f"awaiting {', '.join(without)}; with fewer: foodctl member found"
-        return all(words in state for state in cluster.states().values())
+        states = cluster.states()
+        return len(states) == INSTANCES and all(words in state for state in states.values())
 
     cluster.wait(told, "the word on what is missing")
     cluster.operator("foodctl", "--id", FEW, "member", "found", *cluster.hosts, "--yes", node=cluster.hosts[0])

@@ -242,6 +242,8 @@ class Simulation:
         for node in self.nodes:
             node.armed, node.paused_until_ms, node.unreadable_until_ms, node.short_until_ms = None, 0, 0, 0
             node.clock.change(self.now)
+            if away:
+                node.forget_changes()  # asked for before anybody could know who stays away
             node.start()
             node.hear_of_nodes()
         for node in away:
