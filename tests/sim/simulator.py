@@ -254,8 +254,8 @@ class Simulation:
                 self.down[node.name] = None
             else:
                 network.isolate(node.name, self.names, kind != "out", kind != "in")
-        if not self.watch.lists:
-            self.operators.found_all()
+        if not any(node.up and node.running.local.log.members for node in self.nodes):
+            self.operators.found_all()  # also where a list was written once and lost before it was saved anywhere
 
     def _return(self) -> None:
         """What stayed broken comes back."""
