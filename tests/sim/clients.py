@@ -114,6 +114,7 @@ class Client:
         self._opened_ms = -RETRY_MS
         self._written = 0
         self._reads = 0
+        self._asking = False  # for something to read, and nobody has answered
 
     def step(self) -> None:
         rng, habits = self.world.rng, self.habits
@@ -128,6 +129,9 @@ class Client:
         else:
             self._write_on()
         if rng.random() < 0.4:
+            self._read(rng.choice(KEYS))
+        elif self._asking and not self.world.chaos:
+            self._find()  # as for a write; by chance alone a slow client would ask too seldom
             self._read(rng.choice(KEYS))
         self.world.after(habits.step_ms, self.step)
 
@@ -176,6 +180,7 @@ class Client:
 
     def _read(self, key: bytes) -> None:
         self._reads += 1
+        self._asking = True
         chance = self.world.rng.random()
         if chance < 0.8:
             number = self.clients.history.invoked(self.number, "get", key, None)
@@ -220,6 +225,7 @@ class Client:
             return
         self.clients.reads += 1
         self.has_read += 1
+        self._asking = False
         if whose.kind == "get":
             self.clients.history.returned(whose.number, tuple(result.value or (None, 0)))
             if result.value:
