@@ -206,16 +206,21 @@ def rows_of(store: Store) -> dict[bytes, Any]:
     return store._recover_rows().rows
 
 
+def mostly_deleted(store: Store) -> State:
+    """Saves forty large values; then thirty of them are deleted, which is not saved."""
+    state = State()
+    for key in range(1, 41):
+        state.apply(key, put(b"%d" % key, bytes(500_000)))
+    store.save(Save(changes=state.take_changes(), promise=ONE))
+    for key in range(1, 31):
+        state.apply(40 + key, delete(b"%d" % key))
+    return state
+
+
 def test_what_was_deleted_makes_room_by_itself(tmp_path: Path) -> None:
     """Flushes that bring nothing sweep on until most that is void is gone; while the disk is short, almost all."""
-    state, index = State(), 0
     with closing(Store(tmp_path, "n1")) as store:
-        for index in range(1, 41):
-            state.apply(index, put(b"%d" % index, bytes(500_000)))
-        store.save(Save(changes=state.take_changes(), promise=ONE))
-        for key in range(1, 31):
-            index += 1
-            state.apply(index, delete(b"%d" % key))
+        state = mostly_deleted(store)
         assert not store.sweep_due
         flushes = 0
         for store.short, most in ((False, 11_100_000), (True, 5_700_000)):
@@ -232,13 +237,8 @@ def test_what_was_deleted_makes_room_by_itself(tmp_path: Path) -> None:
 
 def test_a_save_sweeps_little_unless_the_disk_is_short(tmp_path: Path) -> None:
     """Who writes waits for it: a segment, not all that is void."""
-    state, index = State(), 0
     with closing(Store(tmp_path, "n1")) as store:
-        for index in range(1, 41):
-            state.apply(index, put(b"%d" % index, bytes(500_000)))
-        store.save(Save(changes=state.take_changes(), promise=ONE))
-        for key in range(1, 31):
-            state.apply(index + key, delete(b"%d" % key))
+        state = mostly_deleted(store)
         store.save(Save(changes=state.take_changes()))
         swept = []
         for store.short in (False, True):

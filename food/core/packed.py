@@ -51,7 +51,7 @@ def unpacked(data: bytes, items_most: int) -> Any:
 def unpacked_all(data: bytes, items_most: int) -> Iterator[Any]:
     """The values in `data`, one after the other. Raises ValueError."""
     try:
-        probe = _probe(data)
+        probe = _probe(data)  # with every msgpack: what iterates takes a torn end for the end
         while probe.tell() < len(data):
             probe.skip()
         kind = fallback.Unpacker if _leaked_bytes >= LEAK_MOST_BYTES else msgpack.Unpacker
