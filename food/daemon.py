@@ -26,7 +26,7 @@ if __name__ == "__main__" and not __package__:  # run as a file: `daemon` names 
 import msgpack
 import zmq
 
-from food import driver
+from food import driver, hugepages
 from food.codec import FRAME_MOST_BYTES, REQUEST_ITEMS_MOST, BadFrame, pack, unpack
 from food.control import Control
 from food.core.local import Local
@@ -382,6 +382,7 @@ def serve(link: Link) -> str | None:
         # there are none, would stop the loop for as long as the watchdog waits.
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLD)
+        hugepages.keep()
         daemon.run()
         daemon.close()
         return None

@@ -52,6 +52,7 @@ SHOWN_EVERY_S = 5.0
 FEW_KEYS = 1_000
 COST_ROUNDS = 5
 COST_CLIENTS = (1, 64, 500)
+SETTLED_S = 15.0  # until a state that was just read lies in huge pages
 WARM_S, COST_S = 2.0, 6.0
 
 
@@ -337,6 +338,7 @@ def measured(keys: int, patience_s: float) -> dict[int, tuple[float, float]]:
     with Cluster(3, log_level="warning") as cluster:
         scale = Scale(argparse.Namespace(keys=keys, value_bytes=100, patience_s=patience_s), cluster)
         scale.filled("n1", "n2", "n3")
+        time.sleep(SETTLED_S)
         for clients in COST_CLIENTS:
             writers = Writers(cluster, clients, scattered(keys))
             time.sleep(WARM_S)
