@@ -1,4 +1,4 @@
-"""The daemon's loop: take every waiting message, step the core, publish, save, send, answer. One thread.
+"""The daemon's loop: take every waiting message, step the core, publish, save, send, answer. In one thread.
 
 Started by the guardian only, which hands over a pipe, a held lock and, in the first packet, the settings. It is
 crash-only: a broken disk or a broken invariant ends the process with a reason that the guardian reports.

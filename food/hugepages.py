@@ -1,4 +1,4 @@
-"""The memory of a large state in huge pages: among a million scattered keys, finding pages is most of a write's cost.
+"""The memory of a large state in huge pages: among a million scattered keys, each step of a write is on another page.
 
 Asked of the kernel by a thread beside the loop, which goes on meanwhile: the calls hold no lock of the interpreter's.
 A kernel that cannot at once (before 6.1) does it by and by (khugepaged), and one whose operator set
@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HUGE_BYTES = 2 * 1024 * 1024  # x86-64's, and ARM's with pages of 4 KiB; where they are larger, the kernel declines
-MADV_HUGEPAGE, MADV_COLLAPSE = 14, 25  # madvise(2); the mmap module names the second from Python 3.13 on
+MADV_HUGEPAGE, MADV_COLLAPSE = 14, 25  # madvise(2)
 LOOK_EVERY_S = 10.0
 GROWN_BYTES, GROWN = 32 * 1024 * 1024, 1.25  # less than that is not worth a walk through all pages
+IDLE = 20  # times as long as it works, so that a loop under load hardly notices
 ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -42,7 +43,7 @@ def resident_bytes() -> int:
 
 
 def collapse() -> None:
-    """Moves what lies in small pages into huge ones, 2 MiB in about 5 ms. Raises OSError where there are none."""
+    """Moves what lies in small pages into huge ones, at leisure: 2 MiB takes some ms. Raises OSError without any."""
     if "[never]" in ENABLED.read_text():
         return
     madvise = ctypes.CDLL(None).madvise
@@ -50,7 +51,10 @@ def collapse() -> None:
     for start, end in _stretches():
         # A refusal, or a stretch that was given back meanwhile, costs speed only.
         madvise(start, end - start, MADV_HUGEPAGE)
-        madvise(start, end - start, MADV_COLLAPSE)
+        for page in range(start, end, HUGE_BYTES):
+            began = time.monotonic()
+            madvise(page, HUGE_BYTES, MADV_COLLAPSE)
+            time.sleep(IDLE * (time.monotonic() - began))
 
 
 def _stretches() -> Iterator[tuple[int, int]]:

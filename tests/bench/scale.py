@@ -52,7 +52,7 @@ SHOWN_EVERY_S = 5.0
 FEW_KEYS = 1_000
 COST_ROUNDS = 5
 COST_CLIENTS = (1, 64, 500)
-SETTLED_S = 15.0  # until a state that was just read lies in huge pages
+SETTLED_S = 30.0  # until a state that was just read lies in huge pages
 WARM_S, COST_S = 2.0, 6.0
 
 
