@@ -274,6 +274,10 @@ class Clone:
                     self.primary = best
                     self.tally.promotions += 1
                     return best
+                # Such as one that did not know yet that it is a member no more. Until it stops it is a failed primary.
+                best("demote")
+                self.stop(best)
+                self.start(best)
             time.sleep(0.02)
         raise AssertionError(f"nobody could be promoted: {[(node.name, node.score, node.errors) for node in self]}")
 
