@@ -286,7 +286,8 @@ class Faults:
         return [other for other in self.lab.nodes if other != node]
 
     def _command(self, *argv: str, node: str | None = None) -> None:
-        on = [node] if node else self.cluster.on()
+        """Where Pacemaker runs: a node without it would refuse, and in maintenance nobody fences that one."""
+        on = [node] if node else sorted(self.cluster.on(), key=lambda name: not self.lab.pids_of(name, "^pacemakerd"))
         if not on:
             raise LabError(f"every node is off: nowhere to run {' '.join(argv)}")
         self.lab.run(on[0], argv, timeout_s=COMMAND_S)
