@@ -573,16 +573,43 @@ def test_of_two_that_refuse_each_other_the_greater_store_asks_again_at_once() ->
 
 def test_it_repeats_itself_as_long_as_it_has_time() -> None:
     own = Candidate().sealing()
-    for now_ms, kinds in ((START_MS + RESEND_MS - 1, set()), (START_MS + RESEND_MS, {Seal}), (DEADLINE_MS - 1, {Seal})):
+    for member in (B, C):
+        own.sealed(member, Position(E2, 3))
+    own.fetched()
+    for now_ms, seals in ((START_MS + RESEND_MS - 1, False), (START_MS + RESEND_MS, True), (DEADLINE_MS - 1, True)):
         own.promotion.tick(now_ms)
-        assert {type(message) for _, message in own.sent()} == kinds
+        assert any(isinstance(message, Seal) for _, message in own.sent()) == seals
         assert own.promotion.failed is None
     own.promotion.tick(DEADLINE_MS)
-    assert own.promotion.failed == "no promotion in the time given: no answer from n2, n3, n4, n5 (sealing)"
+    assert own.promotion.failed == "no promotion in the time given: the log of n3 is better and did not arrive"
+
+
+def test_who_loses_its_majority_while_it_seals_has_no_more_time_either() -> None:
+    """Two of three daemons that die in a promote are started again once it has ended."""
+    own = Candidate().sealing()
+    own.sealed(B, Position(E2, 3))
+    own.promotion.tick(START_MS + ISOLATION_MS - 1)
+    assert own.promotion.failed is None
+    own.promotion.tick(START_MS + ISOLATION_MS)
+    assert own.promotion.failed == "isolated: no answer from n3, n4, n5 (sealing)"
+
+
+def test_a_list_that_arrives_late_has_that_time_for_its_majority() -> None:
+    own = Candidate().sealing()
+    for member in (B, C):
+        own.sealed(member, Position(E2, 3))
+    late_ms = START_MS + 2 * ISOLATION_MS
+    own.promotion.tick(late_ms)
+    assert own.promotion.failed is None
+    own.promotion._sealed.pop(C.store)  # as a list that needs more than these would
+    own.promotion.tick(late_ms + ISOLATION_MS - 1)
+    assert own.promotion.failed is None
+    own.promotion.tick(late_ms + ISOLATION_MS)
+    assert own.promotion.failed == "isolated: no answer from n3, n4, n5 (sealing)"
 
 
 def test_who_reaches_no_majority_has_no_more_time_than_it_takes_to_be_isolated() -> None:
-    """Nothing was promised, and the cluster manager can do something about it only once this has ended."""
+    """The cluster manager can do something about it only once this has ended."""
     own = Candidate()
     own.answer(B)
     own.promotion.tick(START_MS + ISOLATION_MS - 1)
@@ -593,6 +620,8 @@ def test_who_reaches_no_majority_has_no_more_time_than_it_takes_to_be_isolated()
 
 def test_who_was_refused_has_that_time_again() -> None:
     own = Candidate().sealing()
+    for member in (B, C):
+        own.sealed(member, Position(E2, 3))  # of the former epoch: counts no more
     own.promotion.on_refused(Refused(Epoch(5, "Z"), False), START_MS + 900)
     own.promotion.tick(START_MS + 900 + ISOLATION_MS - 1)
     assert own.promotion.failed is None

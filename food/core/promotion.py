@@ -23,7 +23,7 @@ class Promotion:
         self._round = round_  # answers to this round and later ones count
         self.deadline_ms = deadline_ms
         self._isolation_ms = isolation_ms
-        self._asking_ms = now_ms  # since when, while there is no epoch
+        self._alone_ms = now_ms  # since when too few have answered, be it the question or the seals
         self._sent_ms = now_ms
         self._answers: dict[str, Answer] = {}
         self._sealed: dict[str, Sealed] = {}
@@ -60,6 +60,7 @@ class Promotion:
             return
         number = max(self._highest, local.promise.number, local.log.last.epoch.number) + 1
         self.epoch = Epoch(number, local.store)
+        self._alone_ms = now_ms
         local.promise_epoch(self.epoch)  # durable before the Seals leave: they go out after the save
         self._sealed = {}
         self._send_seals(now_ms)
@@ -83,7 +84,7 @@ class Promotion:
         if self.epoch and refused.promise.number >= self.epoch.number:
             self._highest = max(self._highest, refused.promise.number)
             self.epoch = None
-            self._answers, self._fetcher, self._asking_ms = {}, None, now_ms
+            self._answers, self._fetcher, self._alone_ms = {}, None, now_ms
             if refused.promise.candidate < self._local.store:
                 self._ask_again(now_ms)
             else:
@@ -180,12 +181,14 @@ class Promotion:
     # --- Time ---
 
     def tick(self, now_ms: int) -> None:
+        if self.epoch and self._enough({*self._sealed}):
+            self._alone_ms = now_ms
         if now_ms >= self.deadline_ms:
             self.failed = f"no promotion in the time given: {self.missing()}"
-        elif self.epoch is None and now_ms - self._asking_ms >= self._isolation_ms:
-            # What is missing may be what died on the node that was primary: the cluster manager starts it again, but
-            # not before this promote has ended. Nothing was promised yet.
-            self.failed = f"isolated: {self.missing()}"
+        elif now_ms - self._alone_ms >= self._isolation_ms:
+            # What is missing may be what died, here or there: the cluster manager starts it again, but not before this
+            # promote has ended.
+            self.failed = f"isolated: {self._unanswered()}"
         elif now_ms - self._sent_ms >= RESEND_MS:
             if self.epoch is None:
                 self._ask_again(now_ms)
@@ -194,14 +197,17 @@ class Promotion:
                 self._advance(now_ms)
 
     def missing(self) -> str:
-        """Which members the promotion waited for, by name."""
+        """What the promotion waited for: a log, or members by name."""
+        if self._fetcher:
+            return f"the log of {self._fetcher.source.node} is better and did not arrive"
+        return self._unanswered()
+
+    def _unanswered(self) -> str:
         local = self._local
         answered = {local.store, *(self._sealed if self.epoch else self._answers)}
         names = {self._members[store].node for store in answered if store in self._members}
         wanted = {m.node for m in local.log.members.members} if local.log.members else set(local.founding_nodes)
         silent = ", ".join(sorted(wanted - names))
-        if self._fetcher:
-            return f"the log of {self._fetcher.source.node} is better and did not arrive"
         step = "sealing" if self.epoch else "asking"
         return f"no answer from {silent} ({step})" if silent else f"waiting for a majority ({step})"
 

@@ -213,7 +213,7 @@ def lives_not_told_apart(original: Any, self: Local, starts: int, life: str) -> 
 
 @defect(Promotion, "tick")
 def promotion_without_an_end(original: Any, self: Promotion, now_ms: int) -> None:
-    self.deadline_ms, self._asking_ms = now_ms + 1, now_ms
+    self.deadline_ms, self._alone_ms = now_ms + 1, now_ms
     original(self, now_ms)
 
 
