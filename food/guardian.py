@@ -543,6 +543,7 @@ class Guardian:
             "get_other": lambda: pacemaker.get_score(self.resource, job.name),
             "delete_attribute": lambda: pacemaker.delete_attribute(node, job.name),
             "get_attribute": lambda: pacemaker.get_attribute(node, job.name),
+            "get_history": lambda: pacemaker.get_history(self.resource, node),
             "fail": lambda: pacemaker.fail(self.resource, node),
             "nodes": pacemaker.node_list,
         }[job.kind]()
@@ -706,6 +707,8 @@ def read_answer(job: watch.Job, status: int, output: str) -> tuple[bool, object]
         return pacemaker.read_score(status, output)
     if job.kind == "get_attribute":
         return pacemaker.read_attribute(status, output)
+    if job.kind == "get_history":
+        return pacemaker.read_history(status)
     # Deleting what is not there has done its work.
     gone = job.kind.startswith("delete") and status == pacemaker.EXIT_NO_SUCH
     return status == pacemaker.EXIT_OK or gone, None

@@ -1,7 +1,8 @@
 """The command lines of Pacemaker's and Corosync's tools, and what their output means.
 
 The only place that knows them. Pure: builds argument lists and reads text; the guardian runs them. Measured on
-Pacemaker 2.1.5: crm_master 27 ms, crm_attribute 19, attrd_updater 10, crm_resource --fail 20, corosync-cmapctl 2.
+Pacemaker 2.1.5: crm_master 27 ms, crm_attribute 19, attrd_updater 10, crm_resource --fail 20, cibadmin 15,
+corosync-cmapctl 2.
 """
 
 Argv = list[str]
@@ -84,6 +85,16 @@ def read_attribute(status: int, output: str) -> tuple[bool, str | None]:
 def fail(resource: str, node: str) -> Argv:
     """Injects a failure, as root or hacluster: as anybody else it prints success and does nothing."""
     return ["crm_resource", "--fail", "--resource", resource, "--node", node]
+
+
+def get_history(resource: str, node: str) -> Argv:
+    """What Pacemaker remembers of the resource's actions on the node."""
+    return ["cibadmin", "--query", "--xpath", f"//node_state[@uname='{node}']//lrm_resource[@id='{resource}']"]
+
+
+def read_history(status: int) -> tuple[bool, bool]:
+    """(whether the question was answered, whether it remembers any)."""
+    return status in (EXIT_OK, EXIT_NO_SUCH), status == EXIT_OK
 
 
 # Nodes.

@@ -14,6 +14,9 @@ CANDIDATE_PATIENCE_S = 0.5
 # A reported failure that brings no stop is reported again (Pacemaker may be restarting, or the resource unmanaged).
 REPORT_AGAIN_FIRST_S = 10.0
 REPORT_AGAIN_MOST_S = 300.0
+# Not while Pacemaker has just forgotten the node's history (pcs resource cleanup) and not looked anew: such a failure
+# gets the call number 999999999, is newer than every start that follows, and is recovered again and again [seen].
+HISTORY_AGAIN_S = 1.0
 # A store of 1 GiB is read and checked at every start: some 5 s of processor time, and what a cold disk takes. Below the
 # agent's start timeout of 60 s, so that the reason is heard.
 START_LIMIT_S = 50.0
@@ -43,7 +46,7 @@ LOST = object()  # the CIB has lost what attrd believes: only deleting and setti
 
 class Job:
     """One call of a tool. kind: set_score, delete_score, get_score, get_other, set_attribute, delete_attribute,
-    get_attribute, fail, nodes."""
+    get_attribute, get_history, fail, nodes."""
 
     __slots__ = ("kind", "name", "urgent", "value")
 
@@ -128,6 +131,8 @@ class Watch:
         self._report_text = ""
         self._report_tries = Retry("reporting the failure")
         self._reports = 0
+        self._told = False  # a failure was reported before
+        self._remembered = False  # Pacemaker was seen to remember this node's actions
         self._moved = False
         # nodes
         self.nodes: list[str] = []
@@ -339,7 +344,9 @@ class Watch:
                 continue
             self._running.append(job)
             if job.kind == "fail":
-                self.report_at = None
+                self.report_at, self._remembered = None, False
+            elif job.kind == "get_history":
+                self.report_at = now + HISTORY_AGAIN_S
             return job
         return None
 
@@ -351,7 +358,8 @@ class Watch:
                 yield from self._attribute_jobs()
             return
         if self.report_at is not None and now >= max(self.report_at, self._report_tries.at):
-            yield Job("fail", value=self._report_text)
+            # The first one is in a hurry, and what it is about is new to Pacemaker.
+            yield Job("get_history") if self._told and not self._remembered else Job("fail", value=self._report_text)
         if now >= self._nodes_at and now >= self._nodes_tries.at and self.daemon_lives:
             yield Job("nodes")
         if self._surrender and self._score_there():
@@ -411,6 +419,7 @@ class Watch:
             "set_attribute": self._attribute_written,
             "delete_attribute": self._attribute_written,
             "get_attribute": self._attribute_found,
+            "get_history": self._history_found,
             "fail": self._reported,
             "nodes": self._nodes_read,
         }[job.kind]
@@ -502,6 +511,12 @@ class Watch:
             self._say("info", f"node attribute {job.name} was {wanted!r}, and is {value!r} in the CIB: restoring it")
             self.attributes_believed[job.name] = LOST
 
+    def _history_found(self, job: Job, worked: bool, value: object, text: str, now: float) -> None:
+        if not worked:
+            self._say_if("warning", self._report_tries.failed(now, text))
+        elif value and self.report_at is not None:
+            self.report_at, self._remembered = now, True
+
     def _reported(self, job: Job, worked: bool, value: object, text: str, now: float) -> None:
         if self._withdrawing:
             return
@@ -514,6 +529,7 @@ class Watch:
         self._say("notice", f"failure reported to Pacemaker: {job.value}")
         self._say_if("notice", self._report_tries.worked())
         self._answer_reports(None)
+        self._told = True
         if not self.daemon_lives:
             self.report_at = now + min(REPORT_AGAIN_FIRST_S * 2 ** min(self._reports, 10), REPORT_AGAIN_MOST_S)
             self._reports += 1

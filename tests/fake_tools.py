@@ -31,7 +31,7 @@ while [ $# -gt 0 ]; do
 done
 case $tool in
     corosync-cmapctl) cat nodelist; exit 0 ;;
-    crm_resource | getent) exit 0 ;;
+    crm_resource | getent | cibadmin) exit 0 ;;
 esac
 file=score
 [ -z "$name" ] || file=attribute.$name
@@ -42,7 +42,7 @@ case $action in
     get) [ -e "$file" ] || exit 105; cat "$file" ;;
 esac
 """
-TOOLS = ("crm_master", "crm_attribute", "attrd_updater", "crm_resource", "corosync-cmapctl", "getent")
+TOOLS = ("crm_master", "crm_attribute", "attrd_updater", "crm_resource", "cibadmin", "corosync-cmapctl", "getent")
 NODE_LIST = """nodelist.local_node_pos (u32) = 0
 nodelist.node.0.name (str) = n1
 nodelist.node.0.ring0_addr (str) = 10.0.0.1

@@ -137,10 +137,34 @@ def test_a_dead_backup_is_reported_at_once_and_again_with_growing_pauses() -> No
     times = []
     for tick in range(3000):
         now = 6.0 + tick
-        if "fail exit status 1" in run(guard, now):
+        if "fail exit status 1" in run(guard, now, {"get_history": True}):
             times.append(now)
     pauses = [after - before for before, after in itertools.pairwise(times)]
     assert pauses == sorted(pauses) and pauses[0] >= 10 and pauses[-1] <= 301
+
+
+def test_nothing_is_reported_again_while_pacemaker_has_forgotten_the_node() -> None:
+    """Behind a cleanup, until the probe: such a failure would stay the newest for ever."""
+    guard = up()
+    guard.died("exit status 1", 5.0)
+    run(guard, 5.0)
+    again = 5.1 + watch.REPORT_AGAIN_FIRST_S
+
+    def reports(now: float, remembers: bool, fails: str = "") -> list[str]:
+        done = run(guard, now, {"get_history": remembers}, fails)
+        return [name for name in done if name in ("get_history", "fail exit status 1")]
+
+    assert reports(again, False) == ["get_history"]
+    assert reports(again + 0.5, True) == []
+    assert reports(again + watch.HISTORY_AGAIN_S, True, fails="get_history") == ["get_history"]
+    assert reports(again + 2 * watch.HISTORY_AGAIN_S, True) == ["get_history", "fail exit status 1"]
+    third = again + 5 * watch.REPORT_AGAIN_FIRST_S
+    assert reports(third, False) == ["get_history"], "each time anew"
+    job = guard.next_job(third + watch.HISTORY_AGAIN_S, busy=False)
+    assert job is not None and job.kind == "get_history"
+    guard.terminate(third + 2)
+    guard.done(job, True, True, "", third + 2)
+    assert "fail" not in " ".join(run(guard, third + 2)), "a stop came meanwhile"
 
 
 def test_a_stop_cancels_the_report() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cluster.operations import RESOURCE, Cluster, assert_clean, now
+from cluster.operations import FOOD_LOG, RESOURCE, Cluster, assert_clean, now
 
 pytestmark = pytest.mark.cluster
 
@@ -16,6 +16,7 @@ LONGEST_GAP_MS = 15_000  # far beyond the figures; what is slower is broken, and
 RECOVERY_MS = 5_000  # well under the monitor's interval: it was not the monitor who saw it
 UNDISTURBED_GAP_MS = 3_000
 SETTLED_FOR_S = 3.0
+REPORTED, REPORTED_AGAIN_S = "failure reported to Pacemaker", 12.0
 
 
 def undisturbed(cluster: Cluster, primary: str) -> tuple[str, int, int]:
@@ -132,6 +133,29 @@ def test_a_backup_stands_still(settled: Cluster, figures: Any) -> None:
     assert gap < UNDISTURBED_GAP_MS
     assert settled.reasons(), "the failure is not in crm_mon"
     assert_clean(load)
+
+
+def test_pacemaker_forgets_a_failure_before_it_acts_on_it(settled: Cluster) -> None:
+    """A cleanup, and no probe yet: a failure reported then would be newer than every start that follows, and Pacemaker
+    would restart the instance again and again."""
+    backup, schedulers = settled.backups()[0], "pacemaker-schedulerd"
+    pid, log = settled.daemon(backup), settled.lab.path(backup, FOOD_LOG)
+    for node in settled.lab.nodes:
+        settled.lab.signal(node, schedulers, "STOP")
+    try:
+        reports = log.read_text().count(REPORTED)
+        settled.operator("kill", "-KILL", str(pid), node=backup)
+        settled.wait(lambda: log.read_text().count(REPORTED) > reports, "the failure's report")
+        settled.operator("crm_resource", "--cleanup", "--resource", RESOURCE, "--node", backup)
+        time.sleep(REPORTED_AGAIN_S)
+    finally:
+        for node in settled.lab.nodes:
+            settled.lab.signal(node, schedulers, "CONT")
+    settled.wait_restarted(backup, pid)
+    settled.settle()
+    pid = settled.daemon(backup)
+    time.sleep(SETTLED_FOR_S)
+    assert settled.daemon(backup) == pid, "restarted again"
 
 
 def back_to_whole(cluster: Cluster, node: str) -> None:
