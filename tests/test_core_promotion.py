@@ -571,6 +571,14 @@ def test_of_two_that_refuse_each_other_the_greater_store_asks_again_at_once() ->
         assert any(isinstance(message, Ask) for _, message in own.sent())
 
 
+def gives_up(own: Candidate, at_ms: int, why: str) -> None:
+    """At that time, and not before."""
+    own.promotion.tick(at_ms - 1)
+    assert own.promotion.failed is None
+    own.promotion.tick(at_ms)
+    assert own.promotion.failed == why
+
+
 def test_it_repeats_itself_as_long_as_it_has_time() -> None:
     own = Candidate().sealing()
     for member in (B, C):
@@ -588,10 +596,7 @@ def test_who_loses_its_majority_while_it_seals_has_no_more_time_either() -> None
     """Two of three daemons that die in a promote are started again once it has ended."""
     own = Candidate().sealing()
     own.sealed(B, Position(E2, 3))
-    own.promotion.tick(START_MS + ISOLATION_MS - 1)
-    assert own.promotion.failed is None
-    own.promotion.tick(START_MS + ISOLATION_MS)
-    assert own.promotion.failed == "isolated: no answer from n3, n4, n5 (sealing)"
+    gives_up(own, START_MS + ISOLATION_MS, "isolated: no answer from n3, n4, n5 (sealing)")
 
 
 def test_a_list_that_arrives_late_has_that_time_for_its_majority() -> None:
@@ -602,20 +607,14 @@ def test_a_list_that_arrives_late_has_that_time_for_its_majority() -> None:
     own.promotion.tick(late_ms)
     assert own.promotion.failed is None
     own.promotion._sealed.pop(C.store)  # as a list that needs more than these would
-    own.promotion.tick(late_ms + ISOLATION_MS - 1)
-    assert own.promotion.failed is None
-    own.promotion.tick(late_ms + ISOLATION_MS)
-    assert own.promotion.failed == "isolated: no answer from n3, n4, n5 (sealing)"
+    gives_up(own, late_ms + ISOLATION_MS, "isolated: no answer from n3, n4, n5 (sealing)")
 
 
 def test_who_reaches_no_majority_has_no_more_time_than_it_takes_to_be_isolated() -> None:
     """The cluster manager can do something about it only once this has ended."""
     own = Candidate()
     own.answer(B)
-    own.promotion.tick(START_MS + ISOLATION_MS - 1)
-    assert own.promotion.failed is None
-    own.promotion.tick(START_MS + ISOLATION_MS)
-    assert own.promotion.failed == "isolated: no answer from n3, n4, n5 (asking)"
+    gives_up(own, START_MS + ISOLATION_MS, "isolated: no answer from n3, n4, n5 (asking)")
 
 
 def test_who_was_refused_has_that_time_again() -> None:
@@ -623,10 +622,7 @@ def test_who_was_refused_has_that_time_again() -> None:
     for member in (B, C):
         own.sealed(member, Position(E2, 3))  # of the former epoch: counts no more
     own.promotion.on_refused(Refused(Epoch(5, "Z"), False), START_MS + 900)
-    own.promotion.tick(START_MS + 900 + ISOLATION_MS - 1)
-    assert own.promotion.failed is None
-    own.promotion.tick(START_MS + 900 + ISOLATION_MS)
-    assert own.promotion.failed == "isolated: no answer from n2, n3, n4, n5 (asking)"
+    gives_up(own, START_MS + 900 + ISOLATION_MS, "isolated: no answer from n2, n3, n4, n5 (asking)")
 
 
 def test_of_two_better_logs_the_best_is_fetched() -> None:

@@ -28,23 +28,21 @@ hugepages.collapse()
 after = hugepages.resident_bytes()
 assert after < 1.1 * before, (before, after)
 assert all(int(row) == number for number, row in rows.items())
-print(re.search(r"AnonHugePages:\\s+(\\d+)", Path("/proc/self/smaps_rollup").read_text())[1], after // 1024)
+huge = re.search(r"AnonHugePages:\\s+(\\d+)", Path("/proc/self/smaps_rollup").read_text())[1]
+asked = len(re.findall(r"^VmFlags:.* hg", Path("/proc/self/smaps").read_text(), re.MULTILINE))
+print(huge, after // 1024, asked)
 """
 
 
-def grown(enabled: str) -> tuple[int, int]:
-    """KiB in huge pages, and in memory at all, of a process that holds many rows and asked for huge pages once."""
+def grown(enabled: str) -> tuple[int, int, int]:
+    """KiB in huge pages, and in memory at all, of a process that holds many rows and was to collapse them once; for how
+    many of its mappings it asked for huge pages."""
     done = subprocess.run(
         [sys.executable, "-c", GROWS.format(enabled=enabled)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    huge, resident = done.stdout.split()
-    return int(huge), int(resident)
-
-
-def asked_for() -> bool:
-    """Whether this machine gives huge pages to those who ask, and only to them."""
-    return "[madvise]" in hugepages.ENABLED.read_text()
+    huge, resident, asked = map(int, done.stdout.split())
+    return huge, resident, asked
 
 
 def huge_kib(node: Node) -> int:
@@ -55,19 +53,18 @@ def huge_kib(node: Node) -> int:
 
 
 def test_rows_come_to_lie_in_huge_pages() -> None:
-    huge, resident = grown(str(hugepages.ENABLED))
+    huge, resident, asked = grown(str(hugepages.ENABLED))
     if "[never]" in hugepages.ENABLED.read_text():
-        assert huge == 0
+        assert huge == asked == 0
     else:
         assert huge > resident / 2
+        assert asked
 
 
 def test_never_means_never(tmp_path: Path) -> None:
     never = tmp_path / "enabled"
     never.write_text("always madvise [never]\n")
-    huge, _ = grown(str(never))
-    if asked_for():
-        assert huge == 0
+    assert grown(str(never))[2] == 0
 
 
 def test_a_kernel_without_huge_pages_ends_the_thread_in_peace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
